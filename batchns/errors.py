@@ -1,0 +1,57 @@
+"""The errors of batchns: each says what is wrong, where, and what to do next.
+
+Libraries raise; only the command line turns an error into a message and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class BatchnsError(Exception):
+    """Base of every error that batchns raises on purpose."""
+
+
+class UserError(BatchnsError):
+    """Something the user wrote or typed is wrong. The command line exits with 2.
+
+    `what` is the fact, `hint` is what to write or type instead; `str()` joins them with " - ".
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} - {self.hint}" if self.hint else self.what
+
+
+class HostError(BatchnsError):
+    """This machine cannot do what is asked. The command line exits with 125.
+
+    `what` is the fact, `hint` is what an administrator could type.
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what, hint)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} - {self.hint}" if self.hint else self.what
+
+
+class StepError(HostError):
+    """One step on the way to a running job failed.
+
+    `step` names the operation (one of the launch plan's), `path` the object it worked on, `errno` the kernel's
+    answer (0 where there is none).
+    """
+
+    def __init__(self, step: str, path: str, errno: int, hint: str = "") -> None:
+        reason = os.strerror(errno) if errno else "failed"
+        super().__init__(f"{step}: {path}: {reason}" if path else f"{step}: {reason}", hint)
+        self.step = step
+        self.path = path
+        self.errno = errno

@@ -1,0 +1,103 @@
+"""What every cgroup driver offers, whatever the hierarchy version.
+
+1. Limits are rendered to (file, value) pairs by a pure method before anything is written.
+2. The result is read back from the kernel: a limit is what the file says, not what was asked.
+3. Waiting is bounded: a freeze that the kernel does not confirm is rolled back.
+
+The types that travel to the launcher are named tuples: it imports no attrs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from batchns.model.result import LimitReading, Usage
+
+
+class Limits(NamedTuple):
+    """What to enforce; None: nothing asked. Bytes, CPU lists ("0-3,8"), kernel weights."""
+
+    cpu_shares: int | None = None  # 2 to 262144
+    cpuset_cpus: str | None = None
+    cpuset_mems: str | None = None
+    memory: int | None = None
+    blkio_weight: int | None = None  # 10 to 1000
+    pids: int | None = None
+
+
+class Write(NamedTuple):
+    """One value for one file. `limit` is the field of `Limits` it stems from ("" for plumbing)."""
+
+    path: str
+    value: str
+    limit: str = ""
+    required: bool = True  # a failure stops the launch; else it is said in the result
+
+
+class CgroupPlan(NamedTuple):
+    """All that the launcher needs to make, join, read and remove one job's cgroups. Absolute paths."""
+
+    directories: tuple[str, ...] = ()  # to make, in this order; removed in reverse
+    writes: tuple[Write, ...] = ()
+    joins: tuple[str, ...] = ()  # files into which the child writes "0"
+    into: str = ""  # v2 directory for CLONE_INTO_CGROUP ("" for none)
+    unavailable: tuple[tuple[str, str], ...] = ()  # (limit, why) known before writing
+    final_reads: tuple[str, ...] = ()  # usage files, read once more before removal
+
+
+class Driver(Protocol):
+    """One job's cgroups are known by `name`: a plain file name, unique on the machine."""
+
+    mode: str  # "v1", "v2" or "hybrid"
+
+    def prepare(self) -> None:
+        """Make the common parents and delegate controllers. Once, before the first plan.
+
+        Raises:
+            HostError: the hierarchy cannot be used, with what to do about it.
+        """
+
+    def release(self) -> None:
+        """Remove the common parents where nobody uses them any more."""
+
+    def plan(self, name: str, limits: Limits) -> CgroupPlan:
+        """Pure: directories, writes and joins for one job."""
+
+    def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:
+        """Pure: what is in force, from what `actions.apply` read back ({path: text, or errno where it failed}).
+
+        One entry for each limit that was asked for.
+        """
+
+    def usage(self, texts: Mapping[str, str]) -> Usage:
+        """Pure: parse the texts of a plan's `final_reads` ({path: text}; a missing path: the host has no such file)."""
+
+    def read_usage(self, name: str) -> Usage:
+        """Usage of a live job.
+
+        Raises:
+            FileNotFoundError: there is no such job.
+        """
+
+    def pids(self, name: str) -> list[int]:
+        """Every process in the job's cgroups (empty when there is none)."""
+
+    def freeze(self, name: str, timeout: float) -> bool:
+        """Freeze; True once the kernel confirms. Within `timeout` seconds, else thawed again and False. Blocks."""
+
+    def thaw(self, name: str, timeout: float) -> bool:
+        """Thaw; True once the kernel confirms within `timeout` seconds. Blocks."""
+
+    def kill(self, name: str, timeout: float) -> bool:
+        """SIGKILL everything inside, frozen or not; True once it is empty within `timeout` seconds. Blocks."""
+
+    def remove(self, name: str) -> None:
+        """Remove the job's (empty) cgroups; what is not there is no error.
+
+        Raises:
+            OSError: EBUSY when a process is still inside.
+        """
+
+    def names(self) -> list[str]:
+        """The jobs that have cgroups here, of any run: what a sweep looks at."""

@@ -1,0 +1,105 @@
+"""The launch plan: one job's sandbox as data, in the order in which it is built.
+
+1. A plan says everything and decides nothing: the launcher and init only perform it.
+2. `build` is pure: the same attempt on the same node gives the same plan.
+3. A plan travels as JSON in one message, so it is made of named tuples, strings and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from batchns.kernel.cgroups.interface import CgroupPlan, Write
+from batchns.kernel.network.types import NetworkPlan
+
+
+class Mount(NamedTuple):
+    """One operation on the new root. `kind` names the operation in `sandbox.OPERATIONS`.
+
+    `source` and `target` are absolute; `target` is inside the new root. `options` are the operation's own.
+    """
+
+    kind: str
+    target: str = ""
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+class IdMap(NamedTuple):
+    """`count` ids from `inside` in the job are those from `outside` on the host."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class Credentials(NamedTuple):
+    """Ids inside the job's user namespace. `init` is another id than the command's, so that it cannot be touched."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    init: int = 65533
+
+
+class Command(NamedTuple):
+    """What is executed. `argv[0]` is searched in env's PATH inside the sandbox unless it holds a slash."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    cwd: str
+    script: str = ""  # text of a script, put into the sandbox as argv[0]
+    rlimits: tuple[tuple[int, int], ...] = ()  # (resource, soft and hard value): only ever lowered
+    oom_score_adj: int = 0
+
+
+class Plan(NamedTuple):
+    attempt: str  # the name of every kernel object of this attempt
+    hostname: str
+    cgroup: CgroupPlan
+    network: NetworkPlan
+    mounts: tuple[Mount, ...]
+    ids: tuple[IdMap, ...]
+    credentials: Credentials
+    command: Command
+    record: str  # path of the file that init writes the exit record to
+
+
+def to_wire(plan: Plan) -> bytes:
+    """The plan as one JSON message (named tuples become lists)."""
+    return json.dumps(plan, separators=(",", ":")).encode()
+
+
+def from_wire(message: bytes) -> Plan:
+    """The inverse of `to_wire`."""
+    raw: list[Any] = json.loads(message)
+    attempt, hostname, cgroup, network, mounts, ids, credentials, command, record = raw
+    directories, writes, joins, into, unavailable, final_reads = cgroup
+    argv, env, cwd, script, rlimits, oom_score_adj = command
+    uid, gid, groups, init = credentials
+    return Plan(
+        attempt,
+        hostname,
+        CgroupPlan(
+            tuple(directories),
+            tuple(Write(*write) for write in writes),
+            tuple(joins),
+            into,
+            tuple((limit, why) for limit, why in unavailable),
+            tuple(final_reads),
+        ),
+        NetworkPlan(*network),
+        tuple(Mount(kind, target, source, tuple(options)) for kind, target, source, options in mounts),
+        tuple(IdMap(*entry) for entry in ids),
+        Credentials(uid, gid, tuple(groups), init),
+        Command(
+            tuple(argv),
+            tuple((name, value) for name, value in env),
+            cwd,
+            script,
+            tuple((resource, value) for resource, value in rlimits),
+            oom_score_adj,
+        ),
+        record,
+    )

@@ -1,0 +1,78 @@
+"""What batchns.toml says of the node: every setting with the default that works on a laptop.
+
+Frozen classes, no I/O. Sizes are bytes, rates bits per second, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class Node:
+    """What there is to hand out. None: what the machine has (for rates: not counted)."""
+
+    cpus: tuple[int, ...] | None = None  # CPU numbers that jobs may use
+    memory: int | None = None
+    egress: int | None = None
+    ingress: int | None = None
+    resources: Mapping[str, int] = field(factory=dict)  # named resources and how many there are
+    strict: bool = False  # refuse a job when one of its limits cannot be enforced here
+
+
+@frozen(kw_only=True)
+class Defaults:
+    """What a job gets that does not ask. `memory` None: the node's memory per CPU, times the job's CPUs."""
+
+    cpus: float = 1.0
+    memory: int | None = None
+    pids: int = 4096
+    scratch: int = 1 << 30
+    time_limit: float | None = None
+    grace_time: float = 10.0  # between SIGTERM and SIGKILL
+
+
+@frozen(kw_only=True)
+class Queue:
+    priority: int = 50  # 0 to 100; a job of a larger one always goes first
+
+
+@frozen(kw_only=True)
+class NetworkSettings:
+    pool: str = "10.213.0.0/16"  # one address per running job
+    nat: bool = True  # jobs reach the outside through the host's address
+    mtu: int = 1500
+
+
+@frozen(kw_only=True)
+class IsolationSettings:
+    """`id_start` and `id_ranges`: ranges of 65536 user ids each, one per running job of root."""
+
+    id_start: int = 1_000_000_000
+    id_ranges: int = 4096
+
+
+@frozen(kw_only=True)
+class CgroupSettings:
+    """`parent` None: below batchns's own cgroup where that is possible, else below the root."""
+
+    parent: str | None = None
+
+
+@frozen(kw_only=True)
+class Paths:
+    state: str = "/var/lib/batchns"
+    run: str = "/run/batchns"
+
+
+@frozen(kw_only=True)
+class Config:
+    node: Node = field(factory=Node)
+    defaults: Defaults = field(factory=Defaults)
+    queues: Mapping[str, Queue] = field(factory=lambda: {"normal": Queue()})
+    network: NetworkSettings = field(factory=NetworkSettings)
+    isolation: IsolationSettings = field(factory=IsolationSettings)
+    cgroup: CgroupSettings = field(factory=CgroupSettings)
+    paths: Paths = field(factory=Paths)

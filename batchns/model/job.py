@@ -1,0 +1,136 @@
+"""What a user asks for: one job of a job file, checked and complete.
+
+Frozen classes, no I/O. Sizes are bytes, rates bits per second, durations seconds. `None` means "not asked for";
+defaults that depend on the node are filled in by `batchns.core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from attrs import field, frozen
+
+
+class NetworkMode(Enum):
+    """`private`: own namespace, veth and NAT; `none`: loopback only; `host`: the host's namespace."""
+
+    PRIVATE = "private"
+    NONE = "none"
+    HOST = "host"
+
+
+class PreemptMode(Enum):
+    """What may be done to a job that something more urgent needs the place of."""
+
+    SUSPEND = "suspend"
+    REQUEUE = "requeue"
+    CANCEL = "cancel"
+    OFF = "off"
+
+
+class Identity(Enum):
+    """`self`: the submitter's uid; `root`: uid 0 inside; `private`: an id range of the job's own."""
+
+    SELF = "self"
+    ROOT = "root"
+    PRIVATE = "private"
+
+
+class Condition(Enum):
+    """When a dependency is satisfied (Slurm's names and meanings)."""
+
+    AFTER = "after"  # the other job has started
+    AFTEROK = "afterok"  # it ended as COMPLETED
+    AFTERNOTOK = "afternotok"  # it ended otherwise
+    AFTERANY = "afterany"  # it ended
+
+
+@frozen
+class Dependency:
+    """One edge: this job waits for job `name` (all its array tasks) to meet `condition`."""
+
+    condition: Condition
+    name: str
+
+
+@frozen
+class Array:
+    """Array tasks: `indices` in ascending order, at most `throttle` of them at a time (None: no bound)."""
+
+    indices: tuple[int, ...]
+    throttle: int | None = None
+
+
+@frozen
+class Bind:
+    """A host folder or file seen inside the job. Both paths absolute and normalised."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@frozen(kw_only=True)
+class Resources:
+    """`cpus` is a whole number (exclusive CPUs) or a fraction below one (a share of a common CPU)."""
+
+    cpus: float | None = None
+    cpuset: tuple[int, ...] | None = None  # CPU numbers, ascending
+    cpu_shares: int | None = None  # 2 to 262144, cpu.shares' scale
+    memory: int | None = None
+    blkio_weight: int | None = None  # 10 to 1000
+    pids: int | None = None
+    scratch: int | None = None  # size of the private /tmp
+    named: Mapping[str, int] = field(factory=dict)  # resources that batchns.toml names
+    strict: bool | None = None  # refuse the job when a limit cannot be enforced here
+
+
+@frozen(kw_only=True)
+class Network:
+    """`egress` and `ingress` in bits per second, seen from the job; None: no limit."""
+
+    mode: NetworkMode = NetworkMode.PRIVATE
+    egress: int | None = None
+    ingress: int | None = None
+
+
+@frozen(kw_only=True)
+class Isolation:
+    rootfs: str | None = None  # None: the host's root, read-only
+    binds: tuple[Bind, ...] = ()
+    identity: Identity | None = None  # None: self for a user, private for root
+
+
+@frozen(kw_only=True)
+class Preempt:
+    mode: PreemptMode = PreemptMode.OFF
+    grace_time: float | None = None  # between the asking signal and SIGKILL; None: the node's default
+
+
+@frozen(kw_only=True)
+class JobSpec:
+    """One job as its file describes it.
+
+    Exactly one of `command` and `script` is set. `cwd`, `stdout` and `stderr` are absolute; the last two may hold
+    the patterns %x (name), %j (job id), %A (array's job id), %a (array index), %r (attempt), %% (a percent sign).
+    """
+
+    name: str
+    command: tuple[str, ...] | None = None
+    script: str | None = None
+    cwd: str
+    env: Mapping[str, str] = field(factory=dict)
+    queue: str = "normal"
+    priority: int = 50  # 0 to 100, larger first
+    time_limit: float | None = None
+    array: Array | None = None
+    dependency: tuple[Dependency, ...] = ()
+    max_retries: int = 0
+    stdout: str | None = None  # None: "%x-%j.out" beside the job file
+    stderr: str | None = None  # None: "%x-%j.err" beside the job file
+    resources: Resources = field(factory=Resources)
+    network: Network = field(factory=Network)
+    isolation: Isolation = field(factory=Isolation)
+    preempt: Preempt = field(factory=Preempt)
+    source: str = ""  # "FILE:LINE" of the job, for messages

@@ -1,0 +1,49 @@
+"""A job's result as one line of JSON: what `--json` prints.
+
+1. Every key is always there, in one order; what is not known is null, never zero.
+2. The line is plain ASCII: any name or path survives any locale, and no byte in it can command a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+
+from batchns.model.result import JobResult, LimitReading
+
+
+def result_to_json(result: JobResult) -> str:
+    """One JSON object without a line break. Seconds (to the microsecond), bytes; limits in their base units.
+
+    `limits` maps a limit's name to `{"value": ..., "source": ...}` as the kernel holds it, or to
+    `{"value": null, "why": ...}`.
+    """
+    usage = result.usage
+    return json.dumps(
+        {
+            "job_id": result.job_id,
+            "name": result.name,
+            "state": result.state.value,
+            "exit_code": result.exit_code,
+            "signal": result.signal,
+            "reason": result.reason,
+            "queued_seconds": round(result.queued_seconds, 6),
+            "running_seconds": round(result.running_seconds, 6),
+            "frozen_seconds": round(result.frozen_seconds, 6),
+            "cpu_seconds": None if usage.cpu_seconds is None else round(usage.cpu_seconds, 6),
+            "memory_peak_bytes": usage.memory_peak_bytes,
+            "io_read_bytes": usage.io_read_bytes,
+            "io_write_bytes": usage.io_write_bytes,
+            "net_sent_bytes": usage.net_sent_bytes,
+            "net_received_bytes": usage.net_received_bytes,
+            "stdout": result.stdout,
+            "stderr": result.stderr,
+            "limits": {name: _limit(reading) for name, reading in result.limits.items()},
+        },
+        allow_nan=False,
+    ).replace("\x7f", "\\u007f")  # the one control character that JSON lets through
+
+
+def _limit(reading: LimitReading) -> dict[str, int | str | None]:
+    if reading.value is None:
+        return {"value": None, "why": reading.why}
+    return {"value": reading.value, "source": reading.source}

@@ -1,14 +1,46 @@
-"""From a decision to a launch plan: the pure function between policy and launcher."""
+"""From a decision to a launch plan: the pure function between policy and launcher.
+
+The plan's mounts read as the sandbox's checklist: root, devices, memory file systems, process and system
+information, what is hidden of it, and last what the job may reach of the host.
+"""
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Mapping
 
 from attrs import field, frozen
 
+from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan
-from batchns.launch.plan import Plan
-from batchns.model.job import JobSpec
+from batchns.kernel.network.types import NetworkPlan
+from batchns.launch.plan import Command, Credentials, IdMap, Mount, Plan
+from batchns.launch.sandbox import SCRIPT
+from batchns.model.job import Bind, Identity, JobSpec
+
+IDS_PER_RANGE = 65536
+_TTY_GROUP = 5  # Debian's and most others' group of terminals
+_OOM_SCORE_ADJ = 500  # a job goes before the machine's own services; init stays at 0
+
+READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
+MASKED = (
+    *(
+        f"/proc/{name}"
+        for name in (
+            *("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"),
+            *("timer_stats", "kallsyms", "slabinfo", "vmallocinfo", "iomem", "ioports", "kpagecount", "kpageflags"),
+            *("kpagecgroup", "pagetypeinfo", "modules", "config.gz"),
+        )
+    ),
+    *("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/tracing"),
+    *("/sys/fs/bpf", "/sys/kernel/security"),
+)
+MQUEUE = "/proc/sys/fs/mqueue"
+MAY_MASK = (*READ_ONLY, *MASKED, MQUEUE)  # what `host_paths` is asked about
+
+# A job may not put a bind where it would uncover or replace what the sandbox itself provides.
+_RESERVED = ("/", "/proc", "/sys", "/dev", "/run")
 
 
 @frozen(kw_only=True)
@@ -33,17 +65,117 @@ class Attempt:
     spec: JobSpec
     slot: Slot
     cgroup: CgroupPlan
+    network: NetworkPlan
     record: str  # path of the exit record
     scratch: int  # bytes
     variables: Mapping[str, str] = field(factory=dict)
 
 
-def build(attempt: Attempt, *, mtu: int, host_paths: frozenset[str]) -> Plan:
-    """The plan for `attempt`. `host_paths`: which of the paths that a plan may mask exist on this host.
+def host_paths() -> frozenset[str]:
+    """Which of the paths that a plan may mask exist on this host (the one look outside that `build` needs)."""
+    return frozenset(path for path in MAY_MASK if os.path.exists(path))
 
-    Pure: no I/O.
+
+def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
+    """The plan for `attempt`. `host_paths`: which of `MAY_MASK` exist on this host. Pure.
 
     Raises:
         UserError: the job asks for something that this version does not do, by name.
     """
-    raise NotImplementedError
+    spec = attempt.spec
+    if spec.isolation.rootfs is not None:
+        raise UserError(f"job {spec.name}: isolation.rootfs is not available in this version", "remove it")
+    if spec.isolation.identity not in (None, Identity.PRIVATE):
+        raise UserError(f"job {spec.name}: isolation.identity must be 'private' in this version", "remove it")
+    return Plan(
+        attempt=attempt.name,
+        hostname=_hostname(spec.name),
+        cgroup=attempt.cgroup,
+        network=attempt.network,
+        mounts=_mounts(attempt, host_paths),
+        ids=(IdMap(0, attempt.slot.id_start, IDS_PER_RANGE),),
+        credentials=Credentials(uid=0, gid=0),
+        command=_command(attempt),
+        record=attempt.record,
+    )
+
+
+def _mounts(attempt: Attempt, host_paths: frozenset[str]) -> tuple[Mount, ...]:
+    owner = attempt.slot.id_start
+    owned = (f"uid={owner}", f"gid={owner}")
+    memory = (
+        Mount("dev", "/dev", options=("mode=755", "size=64k")),
+        Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666", f"gid={owner + _TTY_GROUP}")),
+        Mount("tmpfs", "/dev/shm", options=("mode=1777", *owned)),
+        *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
+        Mount("tmpfs", "/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
+        Mount("tmpfs", "/var/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
+        Mount("tmpfs", "/run", options=("mode=755", "size=16m", *owned)),
+    )
+    information = (
+        Mount("proc", "/proc"),
+        Mount("sysfs", "/sys", options=("ro",)),
+        *(Mount("readonly", path) for path in READ_ONLY if path in host_paths),
+        *(Mount("mask", path) for path in MASKED if path in host_paths),
+    )
+    return (*memory, *information, *(_bind(bind) for bind in _binds(attempt.spec)))
+
+
+def _binds(spec: JobSpec) -> tuple[Bind, ...]:
+    """The working folder first, unless a bind of the job's own provides it or it is part of the read-only root.
+
+    Sorted by target, so that a bind below another one is not covered by it.
+    """
+    binds = list(spec.isolation.binds)
+    provided = any(_inside(spec.cwd, bind.target) for bind in binds)
+    if not provided and not any(_inside(spec.cwd, path) for path in _RESERVED[1:]) and spec.cwd != "/":
+        binds.append(Bind(spec.cwd, spec.cwd))
+    for bind in binds:
+        if bind.target in _RESERVED:
+            raise UserError(f"job {spec.name}: nothing can be bound to {bind.target}", "choose another target")
+    return tuple(sorted(binds, key=lambda bind: bind.target.count("/")))
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _bind(bind: Bind) -> Mount:
+    return Mount("bind", bind.target, bind.source, ("idmap", "ro") if bind.read_only else ("idmap",))
+
+
+def _command(attempt: Attempt) -> Command:
+    spec = attempt.spec
+    argv = spec.command or (SCRIPT,)
+    if spec.script is not None and not spec.script.startswith("#!"):
+        argv = ("/bin/sh", SCRIPT)
+    return Command(
+        argv=argv,
+        env=tuple(sorted(_environment(attempt).items())),
+        cwd=spec.cwd,
+        script=spec.script or "",
+        rlimits=((resource.RLIMIT_CORE, 0),),
+        oom_score_adj=_OOM_SCORE_ADJ,
+    )
+
+
+def _environment(attempt: Attempt) -> dict[str, str]:
+    """Built afresh: nothing of the caller's environment is in it."""
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "SHELL": "/bin/sh",
+        "USER": "root",
+        "LOGNAME": "root",
+        "LANG": "C.UTF-8",
+        "PWD": attempt.spec.cwd,
+        **attempt.variables,
+        **attempt.spec.env,
+    }
+
+
+def _hostname(name: str) -> str:
+    """A host name of the job's name: letters, digits and dashes (hostname(7)), at most 63."""
+    text = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)
+    return text.strip("-")[:63] or "job"

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import array
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import trio
 from attrs import field, frozen
 
+from batchns.errors import HostError, StepError
 from batchns.kernel.network.types import Counters
-from batchns.launch.plan import Plan
+from batchns.launch.plan import Plan, to_wire
+
+MAX_MESSAGE = 1 << 20
+END_TIMEOUT = 10.0  # seconds for the launcher to kill and clean up once its client has gone
+
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PROGRAM = "import sys; sys.path.append({root!r}); from batchns.launch.launcher import main; main({fd})"
 
 
 @frozen(kw_only=True)
 class Started:
-    """The command has been executed. `phases` are seconds since the request, by phase."""
+    """The command has been executed. `phases` are seconds, by phase; "total" counts from the launcher's receipt."""
 
     attempt: str
     pid: int  # init's, in the host's PID namespace
@@ -37,8 +54,27 @@ class Ended:
     left: tuple[str, ...] = ()  # kernel objects that could not be removed
 
 
+class _Answer:
+    """One value that a task waits for, once."""
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.value: dict[str, Any] | None = None
+
+    def give(self, value: dict[str, Any] | None) -> None:
+        self.value = value
+        self.arrived.set()
+
+
 class Launcher:
     """One launcher process. Methods may be called from any trio task."""
+
+    def __init__(self, channel: trio.socket.SocketType) -> None:
+        self._channel = channel
+        self._sending = trio.Lock()
+        self._starts: dict[str, _Answer] = {}
+        self._ends: dict[str, _Answer] = {}
+        self._gone = False
 
     async def launch(self, plan: Plan, stdin: int, stdout: int, stderr: int) -> Started:
         """Start a job; returns once its command has been executed. The descriptors stay the caller's.
@@ -48,22 +84,133 @@ class Launcher:
                 that the command itself could not be executed (ENOENT: exit code 127 for a shell, else 126).
             HostError: the launcher is gone.
         """
-        raise NotImplementedError
+        start = self._starts[plan.attempt] = _Answer()
+        self._ends[plan.attempt] = _Answer()
+        try:
+            fds = array.array("i", (stdin, stdout, stderr))
+            await self._send(b"L" + to_wire(plan), [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+            await start.arrived.wait()
+        finally:
+            del self._starts[plan.attempt]
+        value = start.value
+        if value is None:
+            del self._ends[plan.attempt]
+            raise _gone()
+        if value["event"] == "failed":
+            del self._ends[plan.attempt]
+            raise StepError(value["step"], value["path"], value["errno"], value["hint"])
+        return Started(
+            attempt=plan.attempt,
+            pid=value["pid"],
+            phases=value["phases"],
+            cgroup_values=value["cgroup_values"],
+            shapers=value["shapers"],
+        )
 
     async def wait(self, attempt: str) -> Ended:
-        """The end of a started attempt (returns at once when it has already ended; once per attempt)."""
-        raise NotImplementedError
+        """The end of a started attempt (returns at once when it has already ended; once per attempt).
 
-    def signal(self, attempt: str, signum: int) -> None:
+        Raises:
+            HostError: the launcher is gone, and with it the job.
+        """
+        end = self._ends[attempt]
+        await end.arrived.wait()
+        del self._ends[attempt]
+        value = end.value
+        if value is None:
+            raise _gone()
+        return Ended(
+            attempt=attempt,
+            exit_code=value["exit_code"],
+            signal=value["signal"],
+            cgroup_texts=value["cgroup_texts"],
+            network=Counters(*value["network"]) if value["network"] else None,
+            left=tuple(value["left"]),
+        )
+
+    async def signal(self, attempt: str, signum: int) -> None:
         """Send a signal to the job's init, which forwards it to the command; SIGKILL ends init and so the job.
 
-        An attempt that has ended is no error.
+        An attempt that has ended is no error, and neither is a launcher that is gone.
         """
-        raise NotImplementedError
+        try:
+            await self._send(b"S" + json.dumps([attempt, int(signum)]).encode(), [])
+        except HostError:
+            pass
+
+    async def _send(self, message: bytes, ancillary: list[Any]) -> None:
+        if len(message) > MAX_MESSAGE:
+            raise HostError(f"a launch plan of {len(message)} bytes is larger than {MAX_MESSAGE}")
+        if self._gone:
+            raise _gone()
+        try:
+            async with self._sending:
+                await self._channel.sendmsg([message], ancillary)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _gone() from None
+
+    async def _receive(self) -> None:
+        """Hand each answer to the task that waits for it, until the launcher is gone."""
+        while True:
+            try:
+                message = await self._channel.recv(MAX_MESSAGE)
+            except ConnectionResetError:
+                message = b""
+            if not message:
+                break
+            value = json.loads(message)
+            waiting = self._ends if value["event"] == "ended" else self._starts
+            if value["attempt"] in waiting:
+                waiting[value["attempt"]].give(value)
+        self._gone = True
+        for answer in (*self._starts.values(), *self._ends.values()):
+            if not answer.arrived.is_set():
+                answer.give(None)
+
+
+def _gone() -> HostError:
+    return HostError("the launcher process is gone", "run the command again: what it left is swept then")
 
 
 @asynccontextmanager
 async def open_launcher() -> AsyncIterator[Launcher]:
     """Start a launcher process; on leaving, its jobs are killed and it is waited for, within a bound."""
-    raise NotImplementedError
-    yield Launcher()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        # -I -S: neither the environment nor site-packages have a say in what this process imports.
+        program = _PROGRAM.format(root=_PACKAGE_ROOT, fd=theirs.fileno())
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # a terminal's Ctrl-C and Ctrl-Z are for the client to decide on
+            cwd="/",
+            env={},
+        )
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+    with trio.socket.from_stdlib_socket(ours) as channel:
+        launcher = Launcher(channel)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(launcher._receive)
+                try:
+                    yield launcher
+                finally:
+                    nursery.cancel_scope.cancel()
+        finally:
+            channel.shutdown(socket.SHUT_RDWR)
+            with trio.CancelScope(shield=True):
+                await _reap(process)
+
+
+async def _reap(process: subprocess.Popen[bytes]) -> None:
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        with trio.move_on_after(END_TIMEOUT) as scope:
+            await trio.lowlevel.wait_readable(pidfd)
+        if scope.cancelled_caught:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        process.wait()
+    finally:
+        os.close(pidfd)

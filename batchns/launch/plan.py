@@ -27,11 +27,11 @@ class Mount(NamedTuple):
 
 
 class IdMap(NamedTuple):
-    """`count` ids from `inside` in the job are those from `outside` on the host."""
+    """`length` ids from `inside` in the job are those from `outside` on the host."""
 
     inside: int
     outside: int
-    count: int
+    length: int
 
 
 class Credentials(NamedTuple):

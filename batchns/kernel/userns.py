@@ -1,0 +1,52 @@
+"""User namespaces: writing their id maps, and making one that only carries a map for id-mapped mounts.
+
+Host uid 0 is never mapped: a process that is host root in all but capabilities could still write what root owns.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from batchns.kernel import syscalls
+
+Ids = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
+
+
+def map_ids(pid: int, ids: Ids) -> None:
+    """Write the maps of `pid`'s user namespace and deny setgroups(2) in it. user_namespaces(7).
+
+    Raises:
+        ValueError: the map would contain host uid 0.
+        OSError: with the path of the map.
+    """
+    if any(outside == 0 for _, outside, _ in ids):
+        raise ValueError(f"an id map must not contain host uid 0: {ids}")
+    text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ids)
+    for name, value in (("setgroups", "deny"), ("gid_map", text), ("uid_map", text)):
+        path = f"/proc/{pid}/{name}"
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+        finally:
+            os.close(fd)
+
+
+def make_mapped(ids: Ids) -> int:
+    """A descriptor of a new user namespace that holds the map and no process: for MOUNT_ATTR_IDMAP.
+
+    A child is born in the namespace, waits while it is mapped, and is killed.
+    """
+    pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWUSER)
+    if pid == 0:
+        while True:
+            signal.pause()
+    try:
+        map_ids(pid, ids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)

@@ -1,0 +1,302 @@
+"""The launcher: a small single-threaded process that turns launch plans into running jobs.
+
+1. It keeps no policy and few modules: a fork of it is cheap, and each job's init is such a fork.
+2. Nothing in it waits for one job: every job is a few descriptors in one poll loop.
+3. What it acquires for a job it releases when the job's init is gone, whatever the reason; the user is told after.
+4. When its client is gone it kills what it started, cleans up, and ends.
+
+Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"L" + plan with the descriptors stdin, stdout and
+stderr; b"S" + JSON [attempt, signal]. Answers: JSON {"event": "started" | "failed" | "ended", "attempt": ..., ...}.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from batchns.errors import StepError
+from batchns.kernel import syscalls, userns
+from batchns.kernel.cgroups import actions
+from batchns.kernel.network import link
+from batchns.launch import init
+from batchns.launch.plan import Plan, from_wire
+
+MAX_MESSAGE = 1 << 20
+_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+_IDMAPS_KEPT = 64
+
+
+class Job:
+    """One job's descriptors and what has been learnt of it so far."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.asked = time.monotonic()
+        self.pid = 0
+        self.pidfd = -1
+        self.record = -1
+        self.status: socket.socket | None = None
+        self.netns = -1
+        self.values: dict[str, str | int] = {}
+        self.failure: StepError | None = None
+        self.running = False
+
+
+class Launcher:
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._jobs: dict[str, Job] = {}
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._poll = select.epoll()
+        self._answers: deque[bytes] = deque()
+        self._idmaps: dict[userns.Ids, int] = {}
+        self._open = True
+
+    def run(self) -> None:
+        """Serve until the client is gone and the last job is cleaned up."""
+        self._watch(self._client.fileno(), self._request)
+        while self._open or self._jobs:
+            for fd, _ in self._poll.poll():
+                handler = self._handlers.get(fd)
+                if handler:
+                    handler()
+
+    # -- the client ----------------------------------------------------------------------------------------------
+
+    def _request(self) -> None:
+        try:
+            message, ancillary, _, _ = self._client.recvmsg(
+                MAX_MESSAGE, socket.CMSG_LEN(3 * 4), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            )
+        except BlockingIOError:
+            self._flush()
+            return
+        except ConnectionResetError:
+            message, ancillary = b"", []
+        if not message:
+            self._client_gone()
+            return
+        fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
+        try:
+            if message[:1] == b"L":
+                self._launch(from_wire(message[1:]), fds)
+            elif message[:1] == b"S":
+                attempt, number = json.loads(message[1:])
+                self._signal(attempt, number)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _client_gone(self) -> None:
+        self._open = False
+        self._unwatch(self._client.fileno())
+        for job in self._jobs.values():
+            _thaw(job.plan)
+            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+
+    def _answer(self, event: str, job: Job, **values: Any) -> None:
+        if not self._open:
+            return
+        self._answers.append(json.dumps({"event": event, "attempt": job.plan.attempt, **values}).encode())
+        if len(self._answers) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what the client takes; the rest goes when the socket is writable again."""
+        while self._answers:
+            try:
+                self._client.send(self._answers[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                self._poll.modify(self._client.fileno(), select.EPOLLIN | select.EPOLLOUT)
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._answers.clear()
+                return
+            self._answers.popleft()
+        if self._open:
+            self._poll.modify(self._client.fileno(), select.EPOLLIN)
+
+    def _signal(self, attempt: str, number: int) -> None:
+        job = self._jobs.get(attempt)
+        if job is not None:
+            signal.pidfd_send_signal(job.pidfd, number)
+
+    # -- a job's way ---------------------------------------------------------------------------------------------
+
+    def _launch(self, plan: Plan, fds: list[int]) -> None:
+        if plan.attempt in self._jobs:
+            return  # an attempt is launched once, however often it is asked for
+        job = Job(plan)
+        try:
+            self._acquire(job, fds)
+        except (StepError, OSError) as error:
+            job.failure = _as_step(error, "launch")
+            self._release(job)
+            self._answer_failure(job)
+
+    def _acquire(self, job: Job, fds: list[int]) -> None:
+        plan = job.plan
+        idmap = self._idmap(plan.ids)
+        job.record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        job.values = actions.apply(plan.cgroup)
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        job.status = mine
+        cgroup = os.open(plan.cgroup.into, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.cgroup.into else -1
+        try:
+            pid, job.pidfd = syscalls.clone3(_NAMESPACES, cgroup=cgroup)
+            if pid == 0:
+                keep = init.Descriptors(theirs.fileno(), job.record, fds[0], fds[1], fds[2], idmap)
+                init.main(plan, keep, die_with_parent=True)
+        finally:
+            if cgroup >= 0:
+                os.close(cgroup)
+            theirs.close()
+        job.pid = pid
+        self._jobs[plan.attempt] = job
+        self._watch(mine.fileno(), lambda: self._status(job))
+        self._watch(job.pidfd, lambda: self._gone(job))
+
+    def _status(self, job: Job) -> None:
+        """A message of the job's init while it starts."""
+        assert job.status is not None
+        message = job.status.recv(1 << 16)
+        if message[:1] == b"M":
+            self._map(job)
+        elif message[:1] == b"R":
+            self._close_status(job)
+            self._started(job, json.loads(message[1:]))
+        elif message[:1] == b"F":
+            step, path, errno, hint = json.loads(message[1:])
+            job.failure = StepError(step, path, errno, hint)
+            self._close_status(job)
+        else:  # init ended without a word: the end itself is handled by `_gone`
+            self._close_status(job)
+
+    def _map(self, job: Job) -> None:
+        assert job.status is not None
+        try:
+            userns.map_ids(job.pid, job.plan.ids)
+            if job.plan.network.mode == "private":
+                # Keeps the veth, and so its counters, until they have been read.
+                job.netns = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            job.status.send(b"G")
+        except (OSError, ValueError) as error:
+            job.failure = _as_step(error, "map ids")
+            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+
+    def _started(self, job: Job, told: dict[str, Any]) -> None:
+        job.running = True
+        phases = {**told["phases"], "total": time.monotonic() - job.asked}
+        self._answer(
+            "started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"] or {}
+        )
+
+    def _gone(self, job: Job) -> None:
+        """init has ended, and with it everything in the job's PID namespace."""
+        if job.status is not None:
+            self._status(job)  # its last word may still be in the socket
+        os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
+        texts = actions.read_final(job.plan.cgroup)
+        counters = link.counters(job.plan.network.host_name) if job.netns >= 0 else None
+        record = _read_record(job.plan.record)
+        left = self._release(job)
+        if job.running:
+            self._answer("ended", job, **record, cgroup_texts=texts, network=counters, left=left)
+        else:
+            self._answer_failure(job)
+
+    def _answer_failure(self, job: Job) -> None:
+        error = job.failure or StepError("init", "ended before the command ran", 0)
+        self._answer("failed", job, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
+
+    def _release(self, job: Job) -> list[str]:
+        """Give back all that `_acquire` took, in reverse; returns what could not be removed."""
+        self._jobs.pop(job.plan.attempt, None)
+        if job.pidfd >= 0:
+            self._unwatch(job.pidfd)
+            os.close(job.pidfd)
+        self._close_status(job)
+        left = actions.remove(job.plan.cgroup)
+        for fd in (job.record, job.netns):
+            if fd >= 0:
+                os.close(fd)
+        if job.record >= 0:
+            os.unlink(job.plan.record)
+        return left
+
+    def _close_status(self, job: Job) -> None:
+        if job.status is not None:
+            self._unwatch(job.status.fileno())
+            job.status.close()
+            job.status = None
+
+    # -- small things --------------------------------------------------------------------------------------------
+
+    def _idmap(self, ids: userns.Ids) -> int:
+        """The namespace for id-mapped binds of this range; the last used ones are kept, since ranges come again."""
+        fd = self._idmaps.pop(ids, -1)
+        if fd < 0:
+            fd = userns.make_mapped(ids)
+        self._idmaps[ids] = fd
+        if len(self._idmaps) > _IDMAPS_KEPT:
+            os.close(self._idmaps.pop(next(iter(self._idmaps))))
+        return fd
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._handlers.pop(fd, None):
+            self._poll.unregister(fd)
+
+
+def _read_record(path: str) -> dict[str, int | None]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(4096)
+    except FileNotFoundError:
+        text = b""
+    if not text.endswith(b"\n"):
+        return {"exit_code": None, "signal": None}  # init was killed before it could write
+    record: dict[str, int | None] = json.loads(text)
+    return record
+
+
+def _thaw(plan: Plan) -> None:
+    """SIGKILL does nothing to a process frozen by the v1 freezer until it is thawed."""
+    for folder in plan.cgroup.directories:
+        try:
+            fd = os.open(f"{folder}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        os.write(fd, b"THAWED")
+        os.close(fd)
+
+
+def _as_step(error: Exception, step: str) -> StepError:
+    if isinstance(error, StepError):
+        return error
+    if isinstance(error, OSError):
+        return StepError(step, str(error.filename or error.strerror or ""), error.errno or 0)
+    return StepError(step, str(error), 0)
+
+
+def main(fd: int) -> NoReturn:
+    """The launcher process: `fd` is its end of the socket to the client."""
+    client = socket.socket(fileno=fd)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+    gc.disable()  # a collection in a fork would touch, and so copy, every page
+    gc.freeze()
+    Launcher(client).run()
+    sys.exit(0)

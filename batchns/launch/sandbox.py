@@ -1,0 +1,232 @@
+"""Building the sandbox: the checklist that a job's first process works through, as host root, before it is init.
+
+1. A step is a small operation; one loop performs the plan's mounts in their order.
+2. What a path names is opened once, without following links, and the mount is attached to that descriptor.
+3. A failure is a StepError with the step's name, the path and the kernel's errno. The launcher undoes the rest.
+
+The order is mount_namespaces(7)'s: everything is set up in the initial user namespace, so that the job, which
+enters its own at the end, owns none of it and can undo none of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from errno import EINVAL, ELOOP, ENOENT, EROFS
+from typing import NamedTuple
+
+from batchns.errors import StepError
+from batchns.kernel import syscalls as sys
+from batchns.launch.plan import Mount, Plan
+
+SCRIPT = "/run/batchns/script"
+
+_NO_LINKS = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
+_QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
+_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+_DEV_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+)
+
+
+class Root(NamedTuple):
+    """The new root under construction: a descriptor of its mount, and one of the namespace for id-mapped binds."""
+
+    fd: int
+    idmap: int
+
+
+def make_root(idmap: int) -> Root:
+    """Clone the host's tree read-only on top of `/`, with slave propagation from the host.
+
+    The mounts are made slaves first: what the host mounts later still arrives, what is mounted here stays here.
+    """
+    host = sys.open_tree(sys.AT_FDCWD, "/", 0)
+    sys.mount_setattr(host, propagation=sys.MS_SLAVE, recursive=True)
+    os.close(host)
+    tree = sys.open_tree(sys.AT_FDCWD, "/", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE)
+    attributes = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
+    sys.mount_setattr(tree, attr_set=attributes, recursive=True)
+    sys.move_mount(tree, sys.AT_FDCWD, "/")
+    return Root(tree, idmap)
+
+
+def perform(root: Root, mounts: tuple[Mount, ...]) -> None:
+    """Perform the plan's mounts in their order.
+
+    Raises:
+        StepError: step "mount KIND", path, errno.
+    """
+    for mount in mounts:
+        try:
+            OPERATIONS[mount.kind](root, mount)
+        except OSError as error:
+            path, hint = _explain(mount, error)
+            raise StepError(f"mount {mount.kind}", path, error.errno or 0, hint) from None
+
+
+def write_script(root: Root, text: str) -> None:
+    """Put the job's script into the sandbox's own /run, readable and executable, writable by nobody inside."""
+    folder = os.path.dirname(SCRIPT)
+    fd = _open(root, folder, create=True)
+    script = os.open(os.path.basename(SCRIPT), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755, dir_fd=fd)
+    os.write(script, text.encode())
+    os.close(script)
+    os.close(fd)
+
+
+def pivot(root: Root) -> None:
+    """Make the new root the root and let go of the old one. pivot_root(2), "pivot_root(".", ".")"."""
+    os.fchdir(root.fd)
+    sys.pivot_root(".", ".")
+    sys.umount_detach(".")
+    os.chdir("/")
+    os.close(root.fd)
+
+
+def join_cgroups(plan: Plan) -> None:
+    """Move this process, and with it all that follows, into the job's v1 cgroups.
+
+    Writing "0" to `tasks` moves only the writer and spares the lock that writing a pid to `cgroup.procs` takes.
+    """
+    for path in plan.cgroup.joins:
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise StepError("join cgroup", path, error.errno or 0) from None
+
+
+def _open(root: Root, target: str, *, create: bool = False) -> int:
+    """A descriptor of `target` inside the new root; with `create`, missing folders are made on the way."""
+    relative = target.strip("/") or "."
+    resolve = sys.RESOLVE_BENEATH | _NO_LINKS
+    try:
+        return sys.openat2(root.fd, relative, os.O_PATH, resolve=resolve)
+    except FileNotFoundError:
+        if not create:
+            raise
+    parent, name = os.path.split(relative)
+    above = _open(root, parent or "/", create=True)
+    try:
+        os.mkdir(name, 0o755, dir_fd=above)
+        return sys.openat2(above, name, os.O_PATH, resolve=resolve)
+    finally:
+        os.close(above)
+
+
+def _attach(root: Root, fd: int, target: str, *, create: bool = False) -> None:
+    place = _open(root, target, create=create)
+    try:
+        sys.move_mount(fd, place)
+    finally:
+        os.close(place)
+        os.close(fd)
+
+
+def _pairs(options: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, _, value in (option.partition("=") for option in options))
+
+
+def _tmpfs(root: Root, mount: Mount) -> None:
+    attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
+    _attach(root, sys.fsmount("tmpfs", _pairs(mount.options), attributes), mount.target)
+
+
+def _dev(root: Root, mount: Mount) -> None:
+    fd = sys.fsmount("tmpfs", _pairs(mount.options), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC)
+    place = _open(root, mount.target)
+    sys.move_mount(fd, place)
+    os.close(place)
+    for name, major, minor in _DEVICES:
+        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=fd)
+    for name, value in _DEV_LINKS:
+        os.symlink(value, name, dir_fd=fd)
+    for name in ("pts", "shm", "mqueue"):
+        os.mkdir(name, 0o755, dir_fd=fd)
+    # What is mounted below stays writable; the folder itself needs no more entries.
+    sys.mount_setattr(fd, attr_set=sys.MOUNT_ATTR_RDONLY)
+    os.close(fd)
+
+
+def _devpts(root: Root, mount: Mount) -> None:
+    attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC
+    _attach(root, sys.fsmount("devpts", _pairs(mount.options), attributes), mount.target)
+
+
+def _kernel_file_system(root: Root, mount: Mount) -> None:
+    attributes = _QUIET | (sys.MOUNT_ATTR_RDONLY if "ro" in mount.options else 0)
+    _attach(root, sys.fsmount(mount.kind, (), attributes), mount.target)
+
+
+def _read_only(root: Root, mount: Mount) -> None:
+    place = _open(root, mount.target)
+    tree = sys.open_tree(place, "", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE | sys.AT_EMPTY_PATH)
+    sys.mount_setattr(tree, attr_set=sys.MOUNT_ATTR_RDONLY, recursive=True)
+    sys.move_mount(tree, place)
+    os.close(tree)
+    os.close(place)
+
+
+def _mask(root: Root, mount: Mount) -> None:
+    place = _open(root, mount.target)
+    if stat.S_ISDIR(os.fstat(place).st_mode):
+        cover = sys.fsmount("tmpfs", (("size", "4k"), ("mode", "000")), _QUIET | sys.MOUNT_ATTR_RDONLY)
+    else:
+        cover = sys.open_tree(root.fd, "dev/null", sys.OPEN_TREE_CLONE)
+        sys.mount_setattr(cover, attr_set=sys.MOUNT_ATTR_RDONLY)
+    sys.move_mount(cover, place)
+    os.close(cover)
+    os.close(place)
+
+
+def _bind(root: Root, mount: Mount) -> None:
+    source = sys.openat2(sys.AT_FDCWD, mount.source, os.O_PATH, resolve=_NO_LINKS)
+    tree = sys.open_tree(source, "", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE | sys.AT_EMPTY_PATH)
+    os.close(source)
+    attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
+    if "ro" in mount.options:
+        attributes |= sys.MOUNT_ATTR_RDONLY
+    if "idmap" in mount.options:
+        sys.mount_setattr(tree, attr_set=attributes | sys.MOUNT_ATTR_IDMAP, userns=root.idmap, recursive=True)
+    else:
+        sys.mount_setattr(tree, attr_set=attributes, recursive=True)
+    _attach(root, tree, mount.target, create=True)
+
+
+OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
+    "dev": _dev,
+    "devpts": _devpts,
+    "tmpfs": _tmpfs,
+    "mqueue": _kernel_file_system,
+    "proc": _kernel_file_system,
+    "sysfs": _kernel_file_system,
+    "readonly": _read_only,
+    "mask": _mask,
+    "bind": _bind,
+}
+
+
+def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
+    """The path to name in the message, and what to do about it."""
+    if mount.kind != "bind":
+        return mount.target, ""
+    call = str(error.strerror or "")
+    if error.errno == EINVAL and call.startswith("mount_setattr"):
+        return mount.source, "its file system cannot be id-mapped: use a folder on ext4, xfs, btrfs or tmpfs"
+    if error.errno == ELOOP:
+        path = error.filename or mount.source
+        return str(path), "a symbolic link is not followed here: write the real path (readlink -f)"
+    if error.errno == EROFS:
+        return mount.target, "the root is read-only: bind to a folder that exists, or to one below /tmp"
+    if error.errno == ENOENT:
+        return mount.source, "write a path that exists on this host"
+    return mount.source, ""

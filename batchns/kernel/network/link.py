@@ -1,27 +1,144 @@
 """One job's network, on the per-job path: own rtnetlink messages, as few socket writes as possible.
 
-Runs in the job's child process, as host root, before it enters its user namespace. Imports os, socket, struct only.
+1. `set_up` runs in the job's freshly forked, single-threaded child, as host root, before its user namespace.
+2. The namespace holds everything: when its last process ends the kernel removes the link, its routes and shapers.
+   Nothing here is ever deleted by hand (deleting a veth blocks for 20 ms).
+3. Three writes: the pair, the host's end, the job's end. What the job may send is bounded before it can send.
+
+Imports os, socket, struct and the syscall layer only: the launcher carries this module.
 """
 
 from __future__ import annotations
 
-from batchns.kernel.network.types import Counters, NetworkPlan
+import errno
+import os
+
+from batchns.errors import StepError
+from batchns.kernel import syscalls
+from batchns.kernel.network import messages
+from batchns.kernel.network.netlink import Request, Socket
+from batchns.kernel.network.types import Counters, NetworkPlan, Shapers
+
+_LOOPBACK = 1  # its index in every network namespace
+_CLONE_NEWNET = 0x40000000
 
 
-def set_up(plan: NetworkPlan) -> None:
-    """Unshare the network namespace, make the veth pair, addresses, routes, neighbours and shapers.
+def set_up(plan: NetworkPlan) -> Shapers:
+    """Unshare the network namespace; in mode "private" make the veth pair, addresses, routes, neighbours, shapers.
+
+    Returns the rates in force, read back from the kernel.
 
     Raises:
-        StepError: step "network: ..." with the object and errno.
+        StepError: step "network: ..." with the object and errno. What was made vanishes with the calling process.
     """
-    raise NotImplementedError
+    if plan.mode == "none":
+        _unshare()
+        with Socket() as inside:
+            inside.exchange([messages.link_up("lo", _LOOPBACK)])
+        return Shapers()
+    with Socket() as host:
+        _unshare()
+        namespace = _own_namespace()
+        try:
+            host_link = _make_pair(host, plan, namespace)
+        finally:
+            os.close(namespace)
+        ingress = _set_up_host_end(host, plan, host_link)
+    with Socket() as inside:
+        egress = _set_up_job_end(inside, plan)
+    return Shapers(egress=egress, ingress=ingress)
 
 
 def counters(host_name: str) -> Counters | None:
-    """What went through the job's veth so far; None when the link is gone. Called in the host's namespace."""
-    raise NotImplementedError
+    """What went through the job's veth so far; None when the link is gone. Called in the host's namespace.
+
+    Bytes of packets with their headers, up to what the shaper has let through.
+
+    Raises:
+        StepError: the kernel refuses to tell.
+    """
+    with Socket() as host:
+        try:
+            (answer,) = host.exchange([messages.get_link(host_name, statistics=True)])
+        except StepError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+    received, sent = messages.transferred(answer)
+    return Counters(sent_bytes=received, received_bytes=sent)
 
 
-def shaper_rates(host_name: str) -> int | None:
-    """The rate in force on the host end (ingress of the job) in bits per second, None where there is no shaper."""
-    raise NotImplementedError
+def _unshare() -> None:
+    try:
+        syscalls.unshare(_CLONE_NEWNET)
+    except OSError as error:
+        raise StepError("network: make the namespace", "", error.errno or 0) from error
+
+
+def _own_namespace() -> int:
+    path = "/proc/self/ns/net"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepError("network: open the namespace", path, error.errno or 0) from error
+
+
+def _make_pair(host: Socket, plan: NetworkPlan, namespace: int) -> int:
+    """The pair; returns the index of the host's end."""
+    pair = messages.new_veth(
+        plan.host_name, plan.host_mac, plan.job_name, plan.job_mac, mtu=plan.mtu, namespace=namespace
+    )
+    _, answer = host.exchange([pair, messages.get_link(plan.host_name, statistics=False)])
+    return messages.index(answer)
+
+
+def _set_up_host_end(host: Socket, plan: NetworkPlan, link: int) -> int | None:
+    """Shaper first, link up, then the way to the job; returns the rate in force."""
+    name = plan.host_name
+    return _exchange_with_shaper(
+        host,
+        name,
+        link,
+        plan.ingress,
+        plan.mtu,
+        [
+            messages.route_for_job(name, link),
+            messages.link_up(name, link),
+            messages.new_route(plan.job_address, link),
+            messages.new_neighbour(plan.job_address, plan.job_mac, link),
+        ],
+    )
+
+
+def _set_up_job_end(inside: Socket, plan: NetworkPlan) -> int | None:
+    """Loopback, shaper, address, link up, the way out; returns the rate in force."""
+    name = plan.job_name
+    (answer,) = inside.exchange([messages.get_link(name, statistics=False)])
+    link = messages.index(answer)
+    return _exchange_with_shaper(
+        inside,
+        name,
+        link,
+        plan.egress,
+        plan.mtu,
+        [
+            messages.link_up("lo", _LOOPBACK),
+            messages.keep_quiet(name, link),
+            messages.new_address(plan.job_address, link),
+            messages.link_up(name, link),
+            messages.new_route(plan.gateway, link),
+            messages.new_route("default", link, via=plan.gateway),
+            messages.new_neighbour(plan.gateway, plan.host_mac, link),
+        ],
+    )
+
+
+def _exchange_with_shaper(
+    where: Socket, name: str, link: int, rate: int | None, mtu: int, requests: list[Request]
+) -> int | None:
+    """One write: the shaper (where there is one) before everything else, and its rate as the kernel holds it."""
+    if rate is None:
+        where.exchange(requests)
+        return None
+    shaper = [messages.new_shaper(name, link, rate, mtu), messages.get_shaper(name, link)]
+    return messages.shaper_rate(where.exchange(shaper + requests)[1], mtu)

@@ -1,7 +1,7 @@
 """The data of one job's network: what the launcher gets, and what it reads at the end.
 
 Named tuples, because the launcher imports little. Addresses are dotted quads, MACs "aa:bb:cc:dd:ee:ff",
-rates bits per second (None: no shaper).
+rates bits per second of TCP payload in full-size segments (None: no shaper).
 """
 
 from __future__ import annotations
@@ -29,3 +29,10 @@ class Counters(NamedTuple):
 
     sent_bytes: int
     received_bytes: int
+
+
+class Shapers(NamedTuple):
+    """The rates in force, read back from the kernel."""
+
+    egress: int | None = None
+    ingress: int | None = None

@@ -149,8 +149,10 @@ def _listed(ids: Sequence[str]) -> str:
 
 
 def print_results(console: Console, results: Sequence[JobResult], elapsed: float) -> None:
-    """The table, then each failure (and retry) in full with where its stderr is, then limits that could not be enforced, then
-    the summary line. `elapsed` in seconds, of the whole run."""
+    """The table; each failure and retry in full, with where its stderr is; limits that are not in force; the summary.
+
+    `elapsed` in seconds, of the whole run.
+    """
     if results:
         _print_trimmed(console, result_table(results, console.width))
         console.print()

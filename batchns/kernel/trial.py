@@ -18,10 +18,11 @@ from attrs import frozen
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from batchns.kernel import syscalls
+from batchns.kernel import syscalls, userns
 
 ID_START = 1_000_000_000  # where trial id maps begin on the host
 ID_COUNT = 65536
+IDS = ((0, ID_START, ID_COUNT),)
 
 # A table as jobs' firewall rules need it: an address translated on its way out, a drop by interface name.
 _NFT_RULES = """
@@ -109,35 +110,8 @@ def user_namespace() -> str:
     """A user namespace whose ids are mapped from outside, as the sandbox does it (root), or by oneself (a user)."""
     if os.geteuid() != 0:
         return enter(0)
-    os.close(_mapped_namespace())
+    os.close(userns.make_mapped(IDS))
     return ""
-
-
-def _mapped_namespace() -> int:
-    """A descriptor of a user namespace that maps 65536 ids from `ID_START`. A helper process lends it and ends."""
-    ready, told = os.pipe()
-    helper = os.fork()
-    if helper == 0:
-        try:
-            syscalls.unshare(syscalls.CLONE_NEWUSER)
-            os.write(told, b"0")
-            signal.pause()
-        except OSError as error:
-            os.write(told, str(error.errno).encode())
-        finally:
-            os._exit(0)
-    try:
-        os.close(told)
-        code = int(os.read(ready, 16))
-        if code:
-            raise OSError(code, os.strerror(code))
-        for name in ("uid_map", "gid_map"):
-            _write(f"/proc/{helper}/{name}", f"0 {ID_START} {ID_COUNT}")
-        return os.open(f"/proc/{helper}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(ready)
-        os.kill(helper, signal.SIGKILL)
-        os.waitpid(helper, 0)
 
 
 def idmapped_folder(path: str) -> str:
@@ -154,7 +128,7 @@ def idmapped_tmpfs() -> str:
 
 def _shift(mount: int) -> str:
     owner = os.fstat(mount).st_uid
-    syscalls.mount_setattr(mount, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns=_mapped_namespace())
+    syscalls.mount_setattr(mount, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns=userns.make_mapped(IDS))
     seen = os.fstat(mount).st_uid
     if owner < ID_COUNT and seen != ID_START + owner:
         raise OSError(errno.EOVERFLOW, f"the owner {owner} appears as {seen}, not as {ID_START + owner}")
@@ -202,9 +176,7 @@ def veth() -> str:
 def shaper() -> str:
     """Put a token bucket (tbf) on the loopback device of a fresh network namespace."""
     enter(syscalls.CLONE_NEWNET)
-    return _rtnetlink(
-        lambda route: route.tc("add", "tbf", index=1, rate=1_250_000, burst=131_072, latency=50_000)
-    )
+    return _rtnetlink(lambda route: route.tc("add", "tbf", index=1, rate=1_250_000, burst=131_072, latency=50_000))
 
 
 def _rtnetlink(request: Callable[[IPRoute], object]) -> str:

@@ -32,9 +32,7 @@ class State(Enum):
         return self in FINAL
 
 
-FINAL = frozenset(
-    {State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.OUT_OF_MEMORY, State.NODE_FAIL}
-)
+FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMEOUT, State.OUT_OF_MEMORY, State.NODE_FAIL})
 
 
 class Event(Enum):

@@ -1,0 +1,233 @@
+"""batchns.toml's keys, each with its check, its sentence of documentation and its default; and its parser.
+
+1. As strict as the job file, with the same errors: an administrator's typing mistake must not become a default.
+2. No I/O: the caller has read the file (`batchns.cli.load.find_config`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchns.errors import UserError
+from batchns.model.config import (
+    CgroupSettings,
+    Config,
+    Defaults,
+    IsolationSettings,
+    NetworkSettings,
+    Node,
+    Paths,
+    Queue,
+)
+from batchns.model.document import parse_document
+from batchns.model.job_table import CPUS_SCHEMA, CPUSET_PATTERN, MAX_PIDS, NAME_KIND, resources_table
+from batchns.model.kinds import (
+    Field,
+    Table,
+    boolean,
+    duration,
+    integer,
+    mapping_of,
+    matching,
+    number,
+    rate,
+    size,
+    text,
+)
+from batchns.model.problems import Finding
+from batchns.model.values import check_cpus, check_path, parse_cpuset
+from batchns.units import format_duration, format_size, quote
+
+LAST_ID = (1 << 32) - 2  # the largest uid; the next is the kernel's "no uid"
+IDS_PER_JOB = 1 << 16
+
+
+def parse_config(data: bytes, file: str) -> Config:
+    """What batchns.toml says; settings that it leaves away have their defaults.
+
+    Raises:
+        JobFileErrors: all that is wrong with it, each with its line.
+    """
+    return parse_document(data, file).read(config_table().read)
+
+
+def config_table() -> Table[Config]:
+    queues = mapping_of(QUEUE, NAME_KIND, where="queues.NAME")
+    return Table(
+        make=_config,
+        fields={
+            "node": Field(NODE, "What there is to hand out."),
+            "defaults": Field(DEFAULTS, "What a job gets that does not ask."),
+            "queues": Field(
+                queues, "Queues by name, each its own table: [queues.urgent]. There is always a normal one."
+            ),
+            "network": Field(NETWORK, "Addresses of jobs, and their way out."),
+            "isolation": Field(ISOLATION, "Ids of jobs."),
+            "cgroup": Field(CGROUP, "Where cgroups are made."),
+            "paths": Field(PATHS, "Folders of batchns itself."),
+        },
+        where="node",
+    )
+
+
+def _config(**values: Any) -> Config:
+    if "queues" in values:
+        values["queues"] = {"normal": Queue(), **values["queues"]}
+    return Config(**values)
+
+
+def _no_built_in(name: str) -> str:
+    known = resources_table(Config()).fields
+    if not re.fullmatch("[a-z][a-z0-9_]{0,31}", name):
+        raise UserError(f"{quote(name)} is not a resource's name", "write lower-case letters, digits and _, as in gpus")
+    if name in known:
+        raise UserError(f"{name} is a resource that every job file has", "choose another name")
+    return name
+
+
+def _pool(value: str) -> str:
+    """An IPv4 network of at least two addresses that can be on a private link."""
+    hint = 'write for example "10.213.0.0/16"'
+    try:
+        network = ipaddress.IPv4Network(value, strict=False)
+    except ValueError:
+        raise UserError(f"{quote(value)} is not an IPv4 network", hint) from None
+    if "/" not in value or not 8 <= network.prefixlen <= 30:
+        raise UserError(f"{quote(value)} is not a network of 4 to 16777216 addresses", hint)
+    if str(network) != value:
+        raise UserError(f"{quote(value)} has bits set beyond the prefix", f'write "{network}"')
+    if network.is_loopback or network.is_multicast or network.is_link_local or network.is_unspecified:
+        raise UserError(f"{quote(value)} is reserved", hint)
+    return value
+
+
+def _ids_fit(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    defaults = IsolationSettings()
+    start = values.get("id_start", defaults.id_start)
+    ranges = values.get("id_ranges", defaults.id_ranges)
+    if start + ranges * IDS_PER_JOB - 1 > LAST_ID:
+        fits = (LAST_ID + 1 - start) // IDS_PER_JOB
+        what = f"{ranges} ranges of {IDS_PER_JOB} ids from {start} go beyond the last id, {LAST_ID}"
+        yield (("id_ranges" if "id_ranges" in raw else "id_start"),), UserError(what, f"write id_ranges = {fits}")
+
+
+_BUILT_IN = Config()
+_CPUSET = text(parse_cpuset, example='"0-3,8"', pattern=CPUSET_PATTERN)
+_FOLDER = text(check_path, example='"/var/lib/batchns"', pattern="^/")
+
+NODE: Table[Node] = Table(
+    make=Node,
+    fields={
+        "cpus": Field(_CPUSET, "CPU numbers that jobs may use.", "all that batchns itself may use"),
+        "memory": Field(size(1 << 20, example='"64GiB"'), "Memory for all jobs together.", "the machine's"),
+        "egress": Field(rate(8000, example='"1gbit"'), "What all jobs together may send.", "not counted"),
+        "ingress": Field(rate(8000, example='"1gbit"'), "What all jobs together may receive.", "not counted"),
+        "resources": Field(
+            mapping_of(
+                integer(0, 1 << 31, example="4"),
+                text(_no_built_in, example="gpus", pattern="^[a-z][a-z0-9_]{0,31}$"),
+                where="node.resources",
+            ),
+            "Named resources, and how many there are: gpus = 4. A count that is handed out, not a device.",
+            "none",
+        ),
+        "strict": Field(
+            boolean(),
+            "Refuse a job when one of its limits cannot be enforced on this machine.",
+            str(_BUILT_IN.node.strict).lower(),
+        ),
+    },
+    where="node",
+)
+
+DEFAULTS: Table[Defaults] = Table(
+    make=Defaults,
+    fields={
+        "cpus": Field(number(check_cpus, example="2", **CPUS_SCHEMA), "CPUs.", f"{_BUILT_IN.defaults.cpus:g}"),
+        "memory": Field(size(1 << 20, example='"4GiB"'), "Memory.", "the node's memory per CPU, times the job's CPUs"),
+        "pids": Field(integer(1, MAX_PIDS, example="512"), "Processes and threads.", str(_BUILT_IN.defaults.pids)),
+        "scratch": Field(
+            size(4096, example='"10GiB"'), "Size of the private /tmp.", f'"{format_size(_BUILT_IN.defaults.scratch)}"'
+        ),
+        "time_limit": Field(duration(example='"2h30m"'), "How long a job may run.", "no limit"),
+        "grace_time": Field(
+            duration(example='"10s"', zero=True),
+            "Between SIGTERM and SIGKILL.",
+            f'"{format_duration(_BUILT_IN.defaults.grace_time)}"',
+        ),
+    },
+    where="defaults",
+)
+
+QUEUE: Table[Queue] = Table(
+    make=Queue,
+    fields={
+        "priority": Field(
+            integer(0, 100, example="50"),
+            "A job of a queue with a larger one always goes first.",
+            str(Queue().priority),
+        ),
+    },
+    where="queues.NAME",
+)
+
+NETWORK: Table[NetworkSettings] = Table(
+    make=NetworkSettings,
+    fields={
+        "pool": Field(
+            text(_pool, example='"10.213.0.0/16"', pattern="^[0-9.]+/[0-9]+$"),
+            "IPv4 network that jobs' addresses are taken from, one per running job.",
+            f'"{_BUILT_IN.network.pool}"',
+        ),
+        "nat": Field(boolean(), "Jobs reach the outside, with the host's address.", str(_BUILT_IN.network.nat).lower()),
+        "mtu": Field(integer(576, 65535, example="1500"), "Largest packet in bytes.", str(_BUILT_IN.network.mtu)),
+    },
+    where="network",
+)
+
+ISOLATION: Table[IsolationSettings] = Table(
+    make=IsolationSettings,
+    fields={
+        "id_start": Field(
+            integer(IDS_PER_JOB, LAST_ID, example="1000000000"),
+            "First host user and group id given to jobs of root; nothing else may use the ids from here on.",
+            str(_BUILT_IN.isolation.id_start),
+        ),
+        "id_ranges": Field(
+            integer(1, LAST_ID // IDS_PER_JOB, example="4096"),
+            "How many ranges of 65536 ids there are, one per running job.",
+            str(_BUILT_IN.isolation.id_ranges),
+        ),
+    },
+    where="isolation",
+    rules=(_ids_fit,),
+)
+
+CGROUP: Table[CgroupSettings] = Table(
+    make=CgroupSettings,
+    fields={
+        "parent": Field(
+            matching(
+                "/?[A-Za-z0-9_@:-][A-Za-z0-9._@:-]*(/[A-Za-z0-9_@:-][A-Za-z0-9._@:-]*)*",
+                what="a cgroup's path",
+                hint='write a path below the cgroup root, for example "batch.slice"',
+                example='"batch.slice"',
+            ),
+            "Parent of all jobs' cgroups, a path below the cgroup root.",
+            "below batchns's own where that is possible, else the root",
+        ),
+    },
+    where="cgroup",
+)
+
+PATHS: Table[Paths] = Table(
+    make=Paths,
+    fields={
+        "state": Field(_FOLDER, "What outlives a restart.", f'"{_BUILT_IN.paths.state}"'),
+        "run": Field(_FOLDER, "What does not outlive a reboot: sockets, exit records.", f'"{_BUILT_IN.paths.run}"'),
+    },
+    where="paths",
+)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +133,8 @@ class Launcher:
 
         An attempt that has ended is no error, and neither is a launcher that is gone.
         """
-        try:
+        with suppress(HostError):
             await self._send(b"S" + json.dumps([attempt, int(signum)]).encode(), [])
-        except HostError:
-            pass
 
     async def _send(self, message: bytes, ancillary: list[Any]) -> None:
         if len(message) > MAX_MESSAGE:

@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from batchns.errors import StepError
@@ -88,7 +89,7 @@ def _start(plan: Plan, keep: Descriptors, die_with_parent: bool) -> int:
         os.close(fd)
     _step("identity", identity.become_init, plan.credentials, die_with_parent=die_with_parent)
     clock.mark("exec")
-    os.write(keep.status, b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers}).encode())
+    os.write(keep.status, b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
     os.close(keep.status)
     return command
 
@@ -131,10 +132,8 @@ def _serve(command: int, record: int) -> NoReturn:
         if number == signal.SIGCHLD:
             _reap(command, record)
         elif number not in _NOT_FORWARDED:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(-command, number)
-            except ProcessLookupError:
-                pass
 
 
 def _reap(command: int, record: int) -> None:
@@ -202,7 +201,5 @@ def _encode(error: StepError) -> bytes:
 
 
 def _report(status: int, error: StepError) -> None:
-    try:
+    with suppress(OSError):  # the launcher is gone; so is this job
         os.write(status, b"F" + _encode(error))
-    except OSError:
-        pass  # the launcher is gone; so is this job

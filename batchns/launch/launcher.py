@@ -197,9 +197,7 @@ class Launcher:
     def _started(self, job: Job, told: dict[str, Any]) -> None:
         job.running = True
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
-        self._answer(
-            "started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"] or {}
-        )
+        self._answer("started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"])
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
@@ -262,11 +260,9 @@ class Launcher:
 
 
 def _read_record(path: str) -> dict[str, int | None]:
-    try:
-        with open(path, "rb") as file:
-            text = file.read(4096)
-    except FileNotFoundError:
-        text = b""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    text = os.read(fd, 4096)
+    os.close(fd)
     if not text.endswith(b"\n"):
         return {"exit_code": None, "signal": None}  # init was killed before it could write
     record: dict[str, int | None] = json.loads(text)

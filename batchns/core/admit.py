@@ -1,0 +1,76 @@
+"""From job specs to jobs in the queue: everything impossible is refused at once, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from batchns.core.demand import Bounds, Demand, refusal, resolve
+from batchns.core.dependencies import check_dependencies
+from batchns.core.job import Job, Ledger
+from batchns.core.node import NodeCapacity
+from batchns.core.placement import Room
+from batchns.errors import UserError
+from batchns.model.config import Config
+from batchns.model.job import JobSpec
+
+
+@frozen
+class Admitted:
+    """A spec that fits this node, with its defaults filled in."""
+
+    spec: JobSpec
+    demand: Demand
+    bounds: Bounds
+
+
+def admit(specs: Sequence[JobSpec], capacity: NodeCapacity, config: Config) -> list[Admitted]:
+    """Check every job against the node and its dependencies against each other.
+
+    Raises:
+        UserError: all refusals, one per line, each with the job's place, name and the numbers.
+    """
+    admitted: list[Admitted] = []
+    problems: list[tuple[JobSpec, UserError]] = check_dependencies(specs)
+    empty = Room(capacity)
+    for spec in specs:
+        try:
+            demand, bounds = resolve(spec, capacity, config)
+        except UserError as error:
+            problems.append((spec, error))
+            continue
+        lack = empty.shortage(demand)
+        if lack is not None:
+            problems.append((spec, refusal(lack)))
+        admitted.append(Admitted(spec, demand, bounds))
+    if problems:
+        raise UserError("\n".join(f"{_where(spec)}{spec.name}: {error}" for spec, error in problems))
+    return admitted
+
+
+def expand(admitted: Sequence[Admitted], first_id: int, config: Config, now: float) -> list[Job]:
+    """The jobs, PENDING since `now`. Spec number n takes id `first_id` + n; an array's tasks are "ID_INDEX"."""
+    jobs: list[Job] = []
+    demands: dict[Demand, Demand] = {}  # equal demands are one object: lanes compare and hash faster
+    for number, entry in enumerate(admitted):
+        spec, array_id = entry.spec, str(first_id + number)
+        priority = config.queues[spec.queue].priority
+        for index in spec.array.indices if spec.array else (None,):
+            jobs.append(
+                Job(
+                    id=array_id if index is None else f"{array_id}_{index}",
+                    array_id=array_id,
+                    index=index,
+                    spec=spec,
+                    demand=demands.setdefault(entry.demand, entry.demand),
+                    bounds=entry.bounds,
+                    order=(-priority, -spec.priority, first_id + number, index or 0),
+                    ledger=Ledger(now),
+                )
+            )
+    return jobs
+
+
+def _where(spec: JobSpec) -> str:
+    return f"{spec.source}: " if spec.source else ""

@@ -1,0 +1,137 @@
+"""What a job takes from the node, and the bounds it runs within: its file plus the node's defaults.
+
+1. Every default that depends on the node is filled in here, once, before anything is queued.
+2. What can never fit is refused here, with the numbers, so that no queue ever holds a job that cannot start.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from batchns.core.node import NodeCapacity
+from batchns.core.reasons import FULL, Shortage
+from batchns.errors import UserError
+from batchns.model.config import Config
+from batchns.model.job import JobSpec, Resources
+
+PAGE = 4096  # memory limits are whole pages: what is counted is then what the kernel holds
+
+
+@frozen(kw_only=True, cache_hash=True)
+class Demand:
+    """What is counted against the node. Jobs of equal demands are alike to placement.
+
+    `whole` exclusive CPUs, or (where it is 0) `share` millionths of a common one; with `cpuset` on these CPUs and no
+    others. Bytes, bits per second.
+    """
+
+    whole: int = 0
+    share: int = 0
+    cpuset: tuple[int, ...] = ()
+    memory: int = 0
+    egress: int = 0
+    ingress: int = 0
+    named: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def cpus(self) -> float:
+        """CPUs as a user writes them: 2.0, 0.5."""
+        return float(self.whole or self.share / FULL)
+
+
+@frozen(kw_only=True)
+class Bounds:
+    """What the job is held to beyond its demand. Bytes, seconds, kernel weights."""
+
+    cpu_shares: int
+    memory: int
+    pids: int
+    scratch: int
+    blkio_weight: int | None
+    egress: int | None
+    ingress: int | None
+    time_limit: float | None
+    grace_time: float
+    strict: bool
+
+
+def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Demand, Bounds]:
+    """`spec` with every default filled in. Whether it fits an empty node is for `Room.shortage` to say.
+
+    Raises:
+        UserError: the job contradicts itself or names what this node does not have.
+    """
+    asked, defaults = spec.resources, config.defaults
+    if spec.queue not in config.queues:
+        raise UserError(f"queue = {spec.queue!r}: no such queue", f"queues here: {', '.join(sorted(config.queues))}")
+    whole, share = _cpus(asked, defaults.cpus)
+    _check_cpuset(asked, whole, capacity)
+    _check_named(asked, capacity)
+    cpus = whole or share / FULL
+    memory = asked.memory or defaults.memory or int(capacity.memory * cpus / len(capacity.cpus))
+    memory = max(PAGE, memory - memory % PAGE)
+    grace = spec.preempt.grace_time
+    demand = Demand(
+        whole=whole,
+        share=share,
+        cpuset=asked.cpuset or (),
+        memory=memory,
+        egress=(spec.network.egress or 0) if capacity.egress is not None else 0,
+        ingress=(spec.network.ingress or 0) if capacity.ingress is not None else 0,
+        named=tuple(sorted((name, count) for name, count in asked.named.items() if count)),
+    )
+    bounds = Bounds(
+        cpu_shares=asked.cpu_shares or max(2, round(1024 * cpus)),
+        memory=memory,
+        pids=asked.pids or defaults.pids,
+        scratch=asked.scratch if asked.scratch is not None else defaults.scratch,
+        blkio_weight=asked.blkio_weight,
+        egress=spec.network.egress,
+        ingress=spec.network.ingress,
+        time_limit=spec.time_limit if spec.time_limit is not None else defaults.time_limit,
+        grace_time=defaults.grace_time if grace is None else grace,
+        strict=config.node.strict if asked.strict is None else asked.strict,
+    )
+    return demand, bounds
+
+
+def refusal(lack: Shortage) -> UserError:
+    """What to tell the user of a job that does not even fit an empty node."""
+    needed, total = lack.amount(lack.needed), lack.amount(lack.total)
+    return UserError(f"{lack.resource} = {needed}: this node has {total}", f"ask for at most {total}")
+
+
+def _cpus(asked: Resources, default: float) -> tuple[int, int]:
+    """(exclusive CPUs, share of a common one): one of the two is zero."""
+    cpus = asked.cpus
+    if cpus is None:
+        cpus = float(len(asked.cpuset)) if asked.cpuset else default
+    if 0 < cpus < 1:
+        return 0, max(1, round(cpus * FULL))
+    if cpus < 1 or cpus != int(cpus):
+        raise UserError(f"cpus = {cpus:g}: neither whole nor below one", "write for example 2 or 0.5")
+    return int(cpus), 0
+
+
+def _check_cpuset(asked: Resources, whole: int, capacity: NodeCapacity) -> None:
+    if not asked.cpuset:
+        return
+    known = set(capacity.cpus)
+    if missing := [cpu for cpu in asked.cpuset if cpu not in known]:
+        have = ", ".join(map(str, capacity.cpus))
+        raise UserError(f"cpuset: CPU {missing[0]} is not handed out on this node", f"choose from {have}")
+    if whole and whole != len(asked.cpuset):
+        raise UserError(
+            f"cpus = {whole} and a cpuset of {len(asked.cpuset)} contradict each other",
+            f"leave cpus away (it is then {len(asked.cpuset)}), or write cpus below one to share these CPUs",
+        )
+
+
+def _check_named(asked: Resources, capacity: NodeCapacity) -> None:
+    for name in asked.named:
+        if name not in capacity.named:
+            have = ", ".join(sorted(capacity.named)) or "none"
+            raise UserError(
+                f"{name}: this node has no such resource",
+                f"batchns.toml names: {have}; an administrator adds {name} under [node.resources]",
+            )

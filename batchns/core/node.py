@@ -1,0 +1,25 @@
+"""What a node has to hand out, as numbers that were read elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+
+@frozen(kw_only=True)
+class NodeCapacity:
+    """`memory` in bytes, rates in bits per second; a rate of None is not counted (jobs may still be limited).
+
+    `mems` gives the memory node of each CPU of `cpus`; a CPU that is not in it belongs to memory node 0.
+    """
+
+    cpus: tuple[int, ...]  # CPU numbers, ascending, at least one
+    memory: int
+    mems: Mapping[int, int] = field(factory=dict)
+    egress: int | None = None
+    ingress: int | None = None
+    named: Mapping[str, int] = field(factory=dict)
+
+    def memory_node(self, cpu: int) -> int:
+        return self.mems.get(cpu, 0)

@@ -1,0 +1,154 @@
+"""Which CPUs a job gets, and whether everything else it needs is free.
+
+1. No resource is ever handed out twice: whole CPUs to one job, shares of a common CPU up to one CPU in sum.
+2. Small things are packed and large ones kept together: a share goes to the fullest CPU that has room, whole CPUs
+   to the memory node that they fill best, so that what stays free stays useful.
+3. Equal input gives equal placement: ties go to the lowest number.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from batchns.core.demand import Demand
+from batchns.core.node import NodeCapacity
+from batchns.core.reasons import FULL, Shortage
+
+
+@frozen
+class Placement:
+    """Where a job runs: CPU numbers and the memory nodes that belong to them, both ascending."""
+
+    cpus: tuple[int, ...]
+    mems: tuple[int, ...]
+
+
+class Room:
+    """What is free of a node. `copy` it to try something out: decisions never touch the original."""
+
+    __slots__ = ("_capacity", "_idle", "_load", "_slack", "egress", "ingress", "memory", "named")
+
+    def __init__(self, capacity: NodeCapacity) -> None:
+        self._capacity = capacity
+        self._load = dict.fromkeys(capacity.cpus, 0)  # millionths taken, FULL for an exclusive CPU
+        self._idle = len(capacity.cpus)
+        self._slack = FULL  # the largest free part of any one CPU
+        self.memory = capacity.memory
+        self.egress = capacity.egress or 0
+        self.ingress = capacity.ingress or 0
+        self.named = dict(capacity.named)
+
+    def copy(self) -> Room:
+        other = Room.__new__(Room)
+        other._capacity, other._load = self._capacity, self._load.copy()
+        other._idle, other._slack = self._idle, self._slack
+        other.memory, other.egress, other.ingress = self.memory, self.egress, self.ingress
+        other.named = self.named.copy()
+        return other
+
+    @property
+    def exhausted(self) -> bool:
+        """No CPU has any part left: nothing at all can be placed."""
+        return self._slack == 0
+
+    def load(self, cpu: int) -> int:
+        """Millionths of `cpu` that are taken."""
+        return self._load[cpu]
+
+    def fits(self, demand: Demand) -> bool:
+        """Whether `place` would find a place. Cheap: it is asked of every kind of waiting job."""
+        return (
+            self._fits_cpus(demand)
+            and demand.memory <= self.memory
+            and demand.egress <= self.egress
+            and demand.ingress <= self.ingress
+            and all(count <= self.named.get(name, 0) for name, count in demand.named)
+        )
+
+    def shortage(self, demand: Demand) -> Shortage | None:
+        """The first resource that is lacking, with the numbers; None when `demand` fits."""
+        if not self._fits_cpus(demand):
+            return self._cpu_shortage(demand)
+        capacity = self._capacity
+        plain = (
+            ("memory", demand.memory, self.memory, capacity.memory),
+            ("egress", demand.egress, self.egress, capacity.egress or 0),
+            ("ingress", demand.ingress, self.ingress, capacity.ingress or 0),
+            *((name, count, self.named.get(name, 0), capacity.named.get(name, 0)) for name, count in demand.named),
+        )
+        return next((Shortage(*entry) for entry in plain if entry[1] > entry[2]), None)
+
+    def place(self, demand: Demand) -> Placement | None:
+        """A place for `demand`, or None. Nothing is taken yet."""
+        if not self.fits(demand):
+            return None
+        if demand.cpuset:
+            cpus = demand.cpuset
+        elif demand.whole:
+            cpus = self._whole(demand.whole)
+        else:
+            cpus = (self._common(demand.share),)
+        return Placement(cpus, tuple(sorted({self._capacity.memory_node(cpu) for cpu in cpus})))
+
+    def take(self, demand: Demand, placement: Placement) -> None:
+        """`placement` is used from now on."""
+        self._change(demand, placement, 1)
+
+    def give(self, demand: Demand, placement: Placement) -> None:
+        """`placement` is free again."""
+        self._change(demand, placement, -1)
+
+    def _change(self, demand: Demand, placement: Placement, sign: int) -> None:
+        # A share with a cpuset of several CPUs is counted in full on each: it may run on any one of them.
+        amount = sign * (FULL if demand.whole else demand.share)
+        for cpu in placement.cpus:
+            before = self._load[cpu]
+            self._load[cpu] = before + amount
+            self._idle += (before + amount == 0) - (before == 0)
+        self._slack = FULL - min(self._load.values())
+        self.memory -= sign * demand.memory
+        self.egress -= sign * demand.egress
+        self.ingress -= sign * demand.ingress
+        for name, count in demand.named:
+            self.named[name] -= sign * count
+
+    def _fits_cpus(self, demand: Demand) -> bool:
+        if demand.cpuset:
+            most = 0 if demand.whole else FULL - demand.share
+            return all(self._load[cpu] <= most for cpu in demand.cpuset)
+        if demand.whole:
+            return demand.whole <= self._idle
+        return demand.share <= self._slack
+
+    def _cpu_shortage(self, demand: Demand) -> Shortage:
+        if demand.cpuset:
+            most = 0 if demand.whole else FULL - demand.share
+            free = sum(self._load[cpu] <= most for cpu in demand.cpuset)
+            return Shortage("cpuset", len(demand.cpuset), free, len(demand.cpuset))
+        needed, free = (demand.whole * FULL, self._idle * FULL) if demand.whole else (demand.share, self._slack)
+        return Shortage("cpus", needed, free, len(self._load) * FULL)
+
+    def _idle_by_node(self) -> dict[int, list[int]]:
+        nodes: dict[int, list[int]] = {}
+        for cpu, load in self._load.items():
+            if load == 0:
+                nodes.setdefault(self._capacity.memory_node(cpu), []).append(cpu)
+        return nodes
+
+    def _whole(self, count: int) -> tuple[int, ...]:
+        """`count` idle CPUs: of the memory node they fill best, else of as few memory nodes as will do."""
+        nodes = self._idle_by_node()
+        enough = [(len(cpus), node) for node, cpus in nodes.items() if len(cpus) >= count]
+        if enough:
+            return tuple(sorted(nodes[min(enough)[1]])[:count])
+        chosen: list[int] = []
+        for node in sorted(nodes, key=lambda node: (-len(nodes[node]), node)):
+            chosen += sorted(nodes[node])[: count - len(chosen)]
+        return tuple(sorted(chosen))
+
+    def _common(self, share: int) -> int:
+        """The fullest CPU with room for `share`; an idle one last, of the memory node with the fewest idle CPUs."""
+        shared = [(-load, cpu) for cpu, load in self._load.items() if 0 < load <= FULL - share]
+        if shared:
+            return min(shared)[1]
+        return min((len(cpus), min(cpus)) for cpus in self._idle_by_node().values())[1]

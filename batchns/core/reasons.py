@@ -1,0 +1,81 @@
+"""Why a job waits, or why it was cancelled: data first, text last.
+
+1. Policy returns a `Reason`; nobody parses a text to learn what happened.
+2. `render` is the one function that turns a reason into words.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+from batchns.model.job import Dependency
+from batchns.units import format_rate, format_size
+
+FULL = 1_000_000  # one CPU, in the unit that shares are counted in: integers add up exactly
+
+
+class Why(Enum):
+    """Why a job is PENDING; the last two: why it was cancelled without having run."""
+
+    NEXT = "next"  # it fits now: the coming decision takes it, unless a more urgent job does first
+    DEPENDENCY = "dependency"
+    RESOURCES = "resources"
+    ARRAY_THROTTLE = "array throttle"
+    PAUSED = "paused"
+    DEPENDENCY_NEVER = "dependency never satisfied"
+    DRAINED = "drained"  # the whole schedule was told to end
+
+
+@frozen
+class Shortage:
+    """The resource that is lacking. Bytes, bits per second, millionths of a CPU ("cpus"), else a count."""
+
+    resource: str  # "cpus", "cpuset", "memory", "egress", "ingress", or a name from batchns.toml
+    needed: int
+    free: int
+    total: int
+
+    def amount(self, value: int) -> str:
+        """`value` in the unit of this resource, for people."""
+        match self.resource:
+            case "cpus":
+                return f"{value / FULL:g}"
+            case "memory":
+                return format_size(value)
+            case "egress" | "ingress":
+                return format_rate(value)
+            case _:
+                return str(value)
+
+
+@frozen(kw_only=True)
+class Reason:
+    """`why` says which of the details are set."""
+
+    why: Why
+    dependency: Dependency | None = None  # DEPENDENCY (the first that is open), DEPENDENCY_NEVER
+    shortage: Shortage | None = None  # RESOURCES
+    throttle: int | None = None  # ARRAY_THROTTLE: tasks at a time
+    detail: str = ""  # DRAINED: who asked for it, and why
+
+
+def render(reason: Reason) -> str:
+    """A short text for a table: "waits for memory: 4GiB needed, 1GiB of 8GiB free"."""
+    match reason:
+        case Reason(why=Why.DEPENDENCY, dependency=Dependency(condition, name)):
+            return f"waits for {condition.value}:{name}"
+        case Reason(why=Why.DEPENDENCY_NEVER, dependency=Dependency(condition, name)):
+            return f"dependency {condition.value}:{name} can never be satisfied"
+        case Reason(why=Why.RESOURCES, shortage=Shortage() as lack):
+            needed, free, total = map(lack.amount, (lack.needed, lack.free, lack.total))
+            return f"waits for {lack.resource}: {needed} needed, {free} of {total} free"
+        case Reason(why=Why.ARRAY_THROTTLE):
+            return f"waits for its array: {reason.throttle} tasks at a time"
+        case Reason(why=Why.PAUSED):
+            return "waits: everything is paused"
+        case Reason(why=Why.DRAINED):
+            return reason.detail
+        case _:
+            return "is next"

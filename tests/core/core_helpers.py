@@ -1,0 +1,79 @@
+"""Small nodes, jobs and an executor without a kernel for the policy's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
+from batchns.core.admit import admit, expand
+from batchns.core.decide import decide
+from batchns.core.node import NodeCapacity
+from batchns.core.schedule import Schedule
+from batchns.model.config import Config
+from batchns.model.job import Array, Condition, Dependency, JobSpec, Resources
+from batchns.model.lifecycle import Event
+
+GIB = 1 << 30
+
+
+def node(cpus: int = 4, *, memory: int = 8 * GIB, per_memory_node: int = 64, **more: Any) -> NodeCapacity:
+    mems = {cpu: cpu // per_memory_node for cpu in range(cpus)}
+    return NodeCapacity(cpus=tuple(range(cpus)), memory=memory, mems=mems, **more)
+
+
+def spec(name: str = "job", *, after: Sequence[str] = (), **more: Any) -> JobSpec:
+    """A job; keywords of `Resources` and of `JobSpec` alike; `after` as in a job file: "afterok:prep"."""
+    fields = {attribute.name for attribute in Resources.__attrs_attrs__}
+    resources = Resources(**{key: more.pop(key) for key in list(more) if key in fields})
+    edges = tuple(Dependency(Condition(text.partition(":")[0]), text.partition(":")[2]) for text in after)
+    tasks, throttle = more.pop("tasks", None), more.pop("throttle", None)
+    array = Array(tuple(range(tasks)), throttle) if tasks else None
+    return JobSpec(name=name, command=("true",), cwd="/", resources=resources, dependency=edges, array=array, **more)
+
+
+def schedule_of(
+    specs: Sequence[JobSpec], capacity: NodeCapacity | None = None, config: Config | None = None
+) -> Schedule:
+    """A schedule with these jobs, ids from 1, submitted at 0 s."""
+    capacity, config = capacity or node(), config or Config()
+    schedule = Schedule(capacity)
+    schedule.submit(expand(admit(specs, capacity, config), 1, config, 0.0))
+    return schedule
+
+
+def perform(schedule: Schedule, action: Action, now: float) -> None:
+    """What a supervisor reports when everything works at once."""
+    match action:
+        case Launch(job, placement):
+            schedule.launch(job, placement, now)
+            schedule.started(job, now)
+        case Cancel(job, _):
+            schedule.finish(job, Event.CANCEL, now)
+        case Requeue(job):
+            schedule.requeue(job, now)
+        case Stop(job, cause):
+            schedule.stop(job, cause, now)
+        case Kill(job):
+            schedule.killed(job)
+        case Freeze(job):
+            schedule.freezing(job, now)
+            schedule.frozen(job, now, confirmed=True)
+        case Thaw(job):
+            schedule.thawing(job)
+            schedule.thawed(job, now)
+
+
+def settle(schedule: Schedule, now: float) -> list[Action]:
+    """Perform and decide until nothing is left; all that was performed, in order."""
+    performed: list[Action] = []
+    while actions := decide(schedule, now):
+        for action in actions:
+            perform(schedule, action, now)
+        performed += actions
+        assert len(performed) < 100_000, "decisions never come to rest"
+    return performed
+
+
+def launched(actions: Sequence[Action]) -> list[str]:
+    return [action.job for action in actions if isinstance(action, Launch)]

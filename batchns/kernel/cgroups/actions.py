@@ -1,24 +1,66 @@
-"""The few file operations on cgroups that the launcher performs for a plan. No policy, no version differences."""
+"""The few file operations on cgroups that the launcher performs for a plan. No policy, no version differences.
+
+1. All or nothing: what a failed `apply` made is removed before it raises.
+2. A directory that is already there is an error: a cgroup belongs to one attempt of one job and is never shared.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+
+from batchns.errors import StepError
+from batchns.kernel.cgroups import files
 from batchns.kernel.cgroups.interface import CgroupPlan
+
+_REMOVAL_SECONDS = 0.25  # for one directory, after its last process is gone: milliseconds are usual
 
 
 def apply(plan: CgroupPlan) -> dict[str, str | int]:
-    """Make the directories, write the values, read each back: {path: text, or errno of an optional write}.
+    """Make the directories, write the values, read the limits back: {path: text, or errno of an optional write}.
 
     Raises:
         StepError: step "cgroup", the path and errno of the first failure; what was made is removed again.
     """
-    raise NotImplementedError
+    made: list[str] = []
+    values: dict[str, str | int] = {}
+    path, hint = "", ""
+    try:
+        for path in plan.directories:
+            os.mkdir(path, 0o755)
+            made.append(path)
+        for path, value, limit, required in plan.writes:
+            hint = f"the value was {value!r}" + (f", for {limit}" if limit else "")
+            try:
+                if limit:
+                    values[path] = files.write_and_read_back(path, value)
+                else:
+                    files.write(path, value)
+            except OSError as error:
+                if required:
+                    raise
+                values[path] = error.errno or errno.EIO
+    except OSError as error:
+        for directory in reversed(made):
+            files.remove_tree(directory, 0)
+        raise StepError("cgroup", path, error.errno or 0, hint or _why_not_made(path, error.errno)) from None
+    return values
+
+
+def _why_not_made(path: str, number: int | None) -> str:
+    if number == errno.ENOENT:
+        return f"{os.path.dirname(path)} was removed while batchns was running: start batchns again"
+    if number == errno.EEXIST:
+        return f"left by an earlier run: rmdir {path}"
+    return ""
 
 
 def read_final(plan: CgroupPlan) -> dict[str, str]:
     """The texts of the plan's `final_reads`; files that do not exist are left out."""
-    raise NotImplementedError
+    texts = {path: files.read_if_there(path) for path in plan.final_reads}
+    return {path: text for path, text in texts.items() if text is not None}
 
 
 def remove(plan: CgroupPlan) -> list[str]:
     """Remove the directories in reverse; returns those that could not be removed (busy)."""
-    raise NotImplementedError
+    return [path for path in reversed(plan.directories) if not files.remove_tree(path, _REMOVAL_SECONDS)]

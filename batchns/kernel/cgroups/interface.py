@@ -4,15 +4,16 @@
 2. The result is read back from the kernel: a limit is what the file says, not what was asked.
 3. Waiting is bounded: a freeze that the kernel does not confirm is rolled back.
 
-The types that travel to the launcher are named tuples: it imports no attrs.
+The types that travel to the launcher are named tuples: it imports no attrs, not even through the result's types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from batchns.model.result import LimitReading, Usage
+if TYPE_CHECKING:
+    from batchns.model.result import LimitReading, Usage
 
 
 class Limits(NamedTuple):

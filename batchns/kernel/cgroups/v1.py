@@ -1,0 +1,235 @@
+"""cgroup v1: one hierarchy per controller, or a few controllers mounted together.
+
+1. Only hierarchies that a job needs get a directory: each costs a mkdir, a join and an rmdir.
+2. A process joins by writing "0" to `tasks` itself: that moves one thread and skips the lock that cgroup.procs takes.
+3. A frozen v1 process ignores SIGKILL until it is thawed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Mapping
+
+from attrs import evolve
+
+from batchns.kernel.cgroups import blockio, files, members, parse, render
+from batchns.kernel.cgroups.common import Common
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.model.result import LimitReading, Usage
+
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "io", "pids", "freezer")  # with v2's name for blkio
+_ALWAYS = ("cpu", "cpuacct", "memory", "io", "pids", "freezer")
+_USAGE = {
+    "cpuacct": ("cpuacct.usage",),
+    "memory": ("memory.max_usage_in_bytes", "memory.oom_control"),
+    "io": ("blkio.throttle.io_service_bytes_recursive",),
+}
+_REMOVAL_SECONDS = 0.5
+_NO_ACCOUNTING = (errno.EINVAL, errno.ENODEV, errno.ENXIO, errno.EOPNOTSUPP, errno.ENOENT, errno.EACCES, errno.EPERM)
+
+
+class V1Driver:
+    """`parents`: controller to the absolute path of the cgroup below which batchns works.
+
+    Controllers that are mounted together have the same path. `missing` says why other controllers are not there.
+    """
+
+    mode = "v1"
+
+    def __init__(self, parents: Mapping[str, str], block: str, missing: Mapping[str, str] | None = None) -> None:
+        self.controllers = frozenset(parents)
+        commons = {parent: Common(parent) for parent in parents.values()}
+        self._common = {name: commons[parents[name]] for name in CONTROLLERS if name in parents}
+        self._groups = tuple(dict.fromkeys(common.path for common in self._common.values()))
+        self._commons = tuple(commons.values())
+        self._block = block
+        self._host = render.Host(missing=missing or {})
+        self._gathered = False
+        self._stacked: frozenset[str] = frozenset()
+        self._io_counted = False
+        self._kept = files.KeptOpen()
+
+    def prepare(self) -> None:
+        """See `Driver.prepare`. May be called again, after the host's disks or schedulers have changed."""
+        for common in self._commons:
+            common.hold()
+        self._gather()
+        if "cpuset" in self._common:
+            self._copy_cpuset_down(self._common["cpuset"].path)
+        self._io_counted = "io" in self._common and self._count_io(self._common["io"].path)
+
+    def _gather(self) -> None:
+        found = blockio.disks(self._block)
+        self._stacked = frozenset(disk.device for disk in found if disk.stacked)
+        self._host = evolve(self._host, bfq=blockio.uses_bfq(found))
+        if "cpuset" in self._common:
+            parent = self._common["cpuset"].parent
+            self._host = evolve(
+                self._host,
+                cpus=(files.read_if_there(f"{parent}/cpuset.effective_cpus") or "").strip(),
+                mems=(files.read_if_there(f"{parent}/cpuset.effective_mems") or "").strip(),
+            )
+        self._gathered = True
+
+    def _copy_cpuset_down(self, group: str) -> None:
+        for file, value in (("cpuset.cpus", self._host.cpus), ("cpuset.mems", self._host.mems)):
+            if not files.read(f"{group}/{file}").strip():
+                files.write(f"{group}/{file}", value)
+
+    def _count_io(self, group: str) -> bool:
+        """Whether the kernel counts the jobs' I/O on every disk.
+
+        Since Linux 6.10 v1 counts only on disks for which some cgroup has ever set a throttle, and shows a total of
+        0 otherwise. Setting "no throttle" for a group of our own is enough, and limits nobody.
+        """
+        counted = True
+        for disk in blockio.disks(self._block):
+            try:
+                files.write(f"{group}/blkio.throttle.read_bps_device", f"{disk.device} 0")
+            except OSError as error:
+                if error.errno not in _NO_ACCOUNTING:
+                    raise
+                counted = False
+        return counted
+
+    def release(self) -> None:
+        """See `Driver.release`."""
+        self._kept.forget("")
+        for common in self._commons:
+            common.release()
+
+    def plan(self, name: str, limits: Limits) -> CgroupPlan:
+        """See `Driver.plan`."""
+        if not self._gathered:
+            self._gather()
+        of = {controller: f"{common.path}/{name}" for controller, common in self._common.items()}
+        writes, unavailable = render.v1(of, limits, self._host)
+        written = {write.path.rpartition("/")[0] for write in writes}
+        needed = {of[controller] for controller in _ALWAYS if controller in of} | written
+        directories = tuple(path for path in self._directories(name) if path in needed)
+        return CgroupPlan(
+            directories=directories,
+            writes=tuple(writes),
+            joins=tuple(f"{directory}/tasks" for directory in directories),
+            unavailable=tuple(unavailable),
+            final_reads=self._usage_files(name),
+        )
+
+    def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:
+        """See `Driver.readings`."""
+        return render.readings(limits, plan, values)
+
+    def _directories(self, name: str) -> tuple[str, ...]:
+        return tuple(f"{group}/{name}" for group in self._groups)
+
+    def _usage_files(self, name: str) -> tuple[str, ...]:
+        present = [controller for controller in _USAGE if controller in self._common]
+        return tuple(f"{self._common[one].path}/{name}/{file}" for one in present for file in _USAGE[one])
+
+    def usage(self, texts: Mapping[str, str]) -> Usage:
+        """See `Driver.usage`."""
+        of = {path.rpartition("/")[2]: text for path, text in texts.items()}
+        cpu = parse.number(of.get("cpuacct.usage", ""))
+        io = parse.v1_io_bytes(of.get("blkio.throttle.io_service_bytes_recursive", ""), self._stacked)
+        if io is None and self._io_counted and "blkio.throttle.io_service_bytes_recursive" in of:
+            io = (0, 0)  # counted, and there was none
+        return Usage(
+            cpu_seconds=None if cpu is None else cpu / 1e9,
+            memory_peak_bytes=parse.number(of.get("memory.max_usage_in_bytes", "")),
+            io_read_bytes=io[0] if io else None,
+            io_write_bytes=io[1] if io else None,
+            oom_kills=parse.keyed(of.get("memory.oom_control", "")).get("oom_kill"),
+        )
+
+    def read_usage(self, name: str) -> Usage:
+        """See `Driver.read_usage`."""
+        texts = {path: self._kept.read(path) for path in self._usage_files(name)}
+        found = {path: text for path, text in texts.items() if text is not None}
+        if not found and name not in self.names():
+            raise FileNotFoundError(errno.ENOENT, "no cgroups of this job", name)
+        return self.usage(found)
+
+    def pids(self, name: str) -> list[int]:
+        """See `Driver.pids`."""
+        return members.pids(self._directories(name))
+
+    def freeze(self, name: str, timeout: float) -> bool:
+        """See `Driver.freeze`.
+
+        Raises:
+            FileNotFoundError: there is no such job, or no freezer on this host.
+        """
+        if self._reach(name, "FROZEN", timeout):
+            return True
+        self._reach(name, "THAWED", timeout)
+        return False
+
+    def thaw(self, name: str, timeout: float) -> bool:
+        """See `Driver.thaw`.
+
+        Raises:
+            FileNotFoundError: there is no such job, or no freezer on this host.
+        """
+        return self._reach(name, "THAWED", timeout)
+
+    def _reach(self, name: str, state: str, timeout: float) -> bool:
+        if "freezer" not in self._common:
+            raise FileNotFoundError(errno.ENOENT, "this host has no freezer cgroup controller", name)
+        path = f"{self._common['freezer'].path}/{name}/freezer.state"
+
+        def reached() -> bool:
+            # Written each time: a task that was forked, or stopped, while FREEZING may have missed the first one.
+            files.write(path, state)
+            return files.read(path).strip() == state
+
+        return members.wait_until(reached, time.monotonic() + timeout)
+
+    def kill(self, name: str, timeout: float) -> bool:
+        """See `Driver.kill`: freeze, so that nobody forks; SIGKILL; thaw, so that it is heard; until nobody is left."""
+        deadline = time.monotonic() + timeout
+        directories = self._directories(name)
+        self._forbid_forks(name)
+
+        def emptied() -> bool:
+            frozen = self._hold_still(name, deadline)
+            members.kill_all(directories)
+            if frozen:
+                self._let_go(name)
+            return not any(map(members.running, members.pids(directories)))
+
+        return members.wait_until(emptied, deadline)
+
+    def _forbid_forks(self, name: str) -> None:
+        """A help where there is no freezer, or where freezing takes its time: a fork storm stands still at once."""
+        if "pids" in self._common:
+            _write_if_there(f"{self._common['pids'].path}/{name}/pids.max", "0")
+
+    def _hold_still(self, name: str, deadline: float) -> bool:
+        if "freezer" not in self._common:
+            return False
+        try:
+            self._reach(name, "FROZEN", min(0.1, max(deadline - time.monotonic(), 0.0)))
+        except FileNotFoundError:
+            return False
+        return True  # even when not confirmed: some may be frozen and must be thawed
+
+    def _let_go(self, name: str) -> None:
+        _write_if_there(f"{self._common['freezer'].path}/{name}/freezer.state", "THAWED")
+
+    def remove(self, name: str) -> None:
+        """See `Driver.remove`."""
+        for directory in reversed(self._directories(name)):
+            self._kept.forget(directory)
+            if not files.remove_tree(directory, _REMOVAL_SECONDS):
+                raise OSError(errno.EBUSY, "a process is still inside", directory)
+
+    def names(self) -> list[str]:
+        """See `Driver.names`."""
+        return sorted(set().union(*(common.names() for common in self._commons)))
+
+
+def _write_if_there(path: str, value: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        files.write(path, value)

@@ -68,7 +68,7 @@ class V2Driver:
             reasons = "; ".join(sorted(set(refused.values())))
             raise HostError(
                 f"no cgroup controller can be used below {self._common.parent}: {reasons}",
-                "set parent under [cgroup] in batchns.toml to a cgroup that has controllers and no processes of its own",
+                "set parent under [cgroup] in batchns.toml to a cgroup that has controllers and no processes",
             )
 
     def _levels(self) -> list[str]:

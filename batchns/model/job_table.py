@@ -80,6 +80,7 @@ def job_table(config: Config, folder: str) -> Table[JobSpec]:
         fields={**_job_fields(config, folder), **tables},
         where="[job]",
         rules=(exactly_one("command", "script", missing=COMMAND_MISSING), _no_shell_line),
+        rules_schema={"oneOf": [{"required": ["command"]}, {"required": ["script"]}]},
     )
 
 
@@ -191,7 +192,7 @@ def resources_table(config: Config) -> Table[Resources]:
         fields={**fields, **named},
         where="resources",
         rules=(_cpus_match_cpuset,),
-        more="Other resources are named in batchns.toml, below [node.resources]",
+        more="other resources are named in batchns.toml, below [node.resources]",
         extra={"type": "integer", "minimum": 0, "description": "A resource that batchns.toml names, such as gpus."},
     )
 
@@ -219,6 +220,10 @@ def network_table(config: Config) -> Table[Network]:
         },
         where="network",
         rules=(_no_rate_without_network,),
+        rules_schema={
+            "if": {"properties": {"mode": {"const": "none"}}, "required": ["mode"]},
+            "then": {"properties": {"egress": False, "ingress": False}},
+        },
     )
 
 

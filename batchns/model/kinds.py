@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 
 from batchns.errors import UserError
 from batchns.model.problems import Finding, Findings, describe, did_you_mean, key_text
@@ -64,7 +64,8 @@ class Field:
 class Table(Generic[T]):
     """A table with known keys, made into `make(**values)`; a `Reader` itself.
 
-    `rules` see the raw table and those of its values that were good, and yield what is wrong between keys.
+    `rules` see the raw table and those of its values that were good, and yield what is wrong between keys;
+    `rules_schema` says what of that JSON Schema can say.
     `where` names the table in the message for an unknown key, `more` says how keys of one's own are made known.
     """
 
@@ -72,6 +73,7 @@ class Table(Generic[T]):
     fields: Mapping[str, Field]
     where: str
     rules: tuple[Rule, ...] = ()
+    rules_schema: Schema = field(factory=dict)
     more: str = ""
     extra: Schema | bool = False  # JSON Schema of keys that are not among the fields
 
@@ -103,6 +105,7 @@ class Table(Generic[T]):
             "type": "object",
             "properties": {key: _with_doc(known) for key, known in self.fields.items()},
             "additionalProperties": self.extra,
+            **self.rules_schema,
         }
         if required := [key for key, known in self.fields.items() if known.required]:
             schema["required"] = required
@@ -113,7 +116,7 @@ class Table(Generic[T]):
             if isinstance(known.kind, Table) and key in known.kind.fields:
                 return UserError("unknown key", f"write it in [{name}], as {name}.{key}")
         if near := did_you_mean(key, self.fields):
-            return UserError("unknown key", f"did you mean {near}?{self.more and f' {self.more}'}")
+            return UserError("unknown key", f"did you mean {near}?{self.more and f' ({self.more})'}")
         return UserError("unknown key", self.more or f"the keys here are {', '.join(self.fields)}")
 
 
@@ -181,7 +184,8 @@ def choice(enum: type[E], without: frozenset[Enum] = frozenset()) -> Kind[E]:
         if not isinstance(value, str) or value not in words:
             near = did_you_mean(value, words) if isinstance(value, str) else ""
             hint = f'did you mean "{near}"?' if near else "write " + " or ".join(f'"{word}"' for word in words)
-            raise UserError(f"must be one of {', '.join(words)}, not {describe(value)}", hint)
+            what = f"one of {', '.join(words)}" if len(words) > 1 else f'"{words[0]}"'
+            raise UserError(f"must be {what}, not {describe(value)}", hint)
         return enum(value)
 
     return Kind(read, {"type": "string", "enum": words})

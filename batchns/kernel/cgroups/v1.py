@@ -192,14 +192,20 @@ class V1Driver:
         directories = self._directories(name)
         self._forbid_forks(name)
 
-        def emptied() -> bool:
+        def empty() -> bool:
+            return not any(map(members.running, members.pids(directories)))
+
+        patience = 0.02  # grows: whoever dies slowly must not be frozen again on the way, or nobody ever gets there
+        while not empty():
+            if time.monotonic() >= deadline:
+                return False
             frozen = self._hold_still(name, deadline)
             members.kill_all(directories)
             if frozen:
                 self._let_go(name)
-            return not any(map(members.running, members.pids(directories)))
-
-        return members.wait_until(emptied, deadline)
+            members.wait_until(empty, min(time.monotonic() + patience, deadline))
+            patience *= 2
+        return True
 
     def _forbid_forks(self, name: str) -> None:
         """A help where there is no freezer, or where freezing takes its time: a fork storm stands still at once."""

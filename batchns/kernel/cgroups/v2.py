@@ -245,10 +245,13 @@ def _await(directory: str, key: str, value: int, deadline: float) -> bool:
 def _kill_by_hand(directory: str, deadline: float) -> bool:
     """Before Linux 5.14: freeze so that nobody forks, SIGKILL (which v2 delivers to the frozen), until it is empty."""
 
-    def emptied() -> bool:
+    patience = 0.02  # grows: killing again is only for those that were forked in between
+    while not _await(directory, "populated", 0, time.monotonic()):
+        if time.monotonic() >= deadline:
+            return False
         _freeze(directory, 1, min(deadline, time.monotonic() + 0.1))
         members.kill_all((directory,))
-        _freeze(directory, 0, time.monotonic())  # those that were not frozen in time must hear it as well
-        return _await(directory, "populated", 0, min(deadline, time.monotonic() + 0.02))
-
-    return members.wait_until(emptied, deadline)
+        _freeze(directory, 0, time.monotonic())
+        _await(directory, "populated", 0, min(deadline, time.monotonic() + patience))
+        patience *= 2
+    return True

@@ -70,7 +70,8 @@ SECBIT_NOROOT = 1 << 0
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 SECBIT_KEEP_CAPS = 1 << 4
 SECBIT_NO_CAP_AMBIENT_RAISE = 1 << 6
-SECBITS_LOCKED = SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_CAP_AMBIENT_RAISE | (1 << 1 | 1 << 3 | 1 << 5 | 1 << 7)
+_SECBITS = SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_CAP_AMBIENT_RAISE
+SECBITS_LOCKED = _SECBITS | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 7  # each lock is the bit after it
 CAP_KILL = 5
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -111,9 +112,7 @@ def clone3(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
         flags |= CLONE_INTO_CGROUP
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     # set_tid_size, cgroup
-    args = struct.pack(
-        "=11Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, max(cgroup, 0)
-    )
+    args = struct.pack("=11Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, max(cgroup, 0))
     pid = _syscall("clone3", "", _NR_CLONE3, args, ctypes.c_size_t(len(args)))
     return (pid, pidfd.value) if pid else (0, -1)
 
@@ -202,9 +201,7 @@ def fsmount(kind: str, options: tuple[tuple[str, str], ...], attributes: int) ->
 
 
 def _fsconfig(path: str, context: int, command: int, key: bytes | None, value: bytes | None) -> None:
-    _syscall(
-        "fsconfig", path, _NR_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(command), key, value, ctypes.c_int(0)
-    )
+    _syscall("fsconfig", path, _NR_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(command), key, value, ctypes.c_int(0))
 
 
 def pivot_root(new: str, old: str) -> None:

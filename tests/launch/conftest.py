@@ -1,0 +1,105 @@
+"""A real launcher and real sandboxes, without cgroups and without a network of their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from attrs import evolve, frozen
+
+from batchns.kernel.cgroups.interface import CgroupPlan
+from batchns.kernel.network.types import NetworkPlan
+from batchns.launch import build, client
+from batchns.launch.plan import Plan
+from batchns.model.job import JobSpec
+
+ID_START = 1_900_000_000
+_serial = itertools.count()
+_run = secrets.token_hex(2)
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """How one sandboxed command went."""
+
+    exit_code: int | None
+    signal: int | None
+    output: str
+    plan: Plan
+
+
+def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: plan, **spec: Any) -> Plan:
+    """A plan for a job in `folder`; keyword arguments are JobSpec's, `change` edits the finished plan."""
+    name = f"t{_run}-{next(_serial)}"
+    records = folder.parent / "records"
+    records.mkdir(exist_ok=True)
+    job = JobSpec(**{"name": "test", "cwd": str(folder), **spec})
+    attempt = build.Attempt(
+        name=name,
+        job_id="1",
+        spec=job,
+        slot=build.Slot(number=0, id_start=ID_START, address=""),
+        cgroup=CgroupPlan(),
+        network=NetworkPlan("none"),
+        record=str(records / name),
+        scratch=1 << 20,
+    )
+    return change(build.build(attempt, host_paths=build.host_paths()))
+
+
+def in_launcher(work: Callable[[client.Launcher], Awaitable[Any]]) -> Any:
+    """Run `work` with a launcher, within a bound."""
+
+    async def bounded() -> Any:
+        with trio.fail_after(60):
+            async with client.open_launcher() as launcher:
+                return await work(launcher)
+
+    return trio.run(bounded)
+
+
+async def run_plan(launcher: client.Launcher, plan: Plan) -> Outcome:
+    """Launch, wait, and read what the command printed."""
+    output = os.memfd_create("output")
+    null = os.open("/dev/null", os.O_RDONLY)
+    try:
+        await launcher.launch(plan, null, output, output)
+        ended = await launcher.wait(plan.attempt)
+        assert ended.left == ()
+        text = os.pread(output, 1 << 20, 0).decode(errors="replace")
+        return Outcome(exit_code=ended.exit_code, signal=ended.signal, output=text, plan=plan)
+    finally:
+        os.close(null)
+        os.close(output)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working folder of host root, closed to everybody else."""
+    path = tmp_path / "work"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def run(folder: Path) -> Callable[..., Outcome]:
+    """Run one sandboxed command or script to its end: `run(script=...)` or `run("prog", "arg", ...)`."""
+
+    def call(*command: str, **spec: Any) -> Outcome:
+        if command:
+            spec["command"] = command
+        plan = make_plan(folder, **spec)
+        outcome: Outcome = in_launcher(lambda launcher: run_plan(launcher, plan))
+        assert not os.path.exists(plan.record), "the exit record is left behind"
+        return outcome
+
+    return call
+
+
+__all__ = ["ID_START", "Outcome", "evolve", "folder", "in_launcher", "make_plan", "run", "run_plan"]

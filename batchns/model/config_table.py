@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
 from typing import Any
 
 from batchns.errors import UserError
@@ -89,8 +90,6 @@ def _no_built_in(name: str) -> str:
 
 def _pool(value: str) -> str:
     """An IPv4 network of at least two addresses that can be on a private link."""
-    from ipaddress import IPv4Network  # 4 ms, and most runs have no pool to check
-
     hint = 'write for example "10.213.0.0/16"'
     try:
         network = IPv4Network(value, strict=False)

@@ -4,8 +4,8 @@
 2. A hold is a locked file, so a process that is killed lets go of it; the next hold or leave tidies up after it.
 3. What is changed on the host is written down in the run folder before it is changed, and changed back from there.
 
-All holders on one machine (one network namespace) must share the run folder. Everything here blocks, for as long as nft
-takes (10 to 30 ms): it is called before the first job and after the last. docs/network.md has the rules and the reasons.
+All holders on one machine (one network namespace) must share the run folder. Everything here blocks, for as long as
+nft takes (10 to 30 ms): before the first job and after the last. docs/network.md has the rules and the reasons.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Firewall:
 
 
 def problems() -> list[str]:
-    """What on this machine keeps jobs in mode "private" from reaching the outside: "what - what to type", for doctor."""
+    """What keeps jobs in mode "private" from reaching the outside here, each "what - what to type". For doctor."""
     try:
         listed = json.loads(_nft("-j", "list", "chains"))
     except HostError as error:
@@ -188,12 +188,11 @@ def problems() -> list[str]:
     found = []
     for entry in listed["nftables"]:
         chain = entry.get("chain", {})
-        if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["table"] == rules.TABLE:
+        if chain.get("hook") != "forward" or chain.get("policy") != "drop" or chain["family"] not in ("ip", "inet"):
             continue
-        table = f"{chain['family']} {chain['table']}"
         # Rules about the jobs' interfaces in that table: the administrator has seen to it.
-        if chain["family"] in ("ip", "inet") and f'"{PREFIX}*"' not in _nft("list", "table", chain["family"], chain["table"]):
-            found.append(_forward_drop(table, chain["name"]))
+        if f'"{PREFIX}*"' not in _nft("list", "table", chain["family"], chain["table"]):
+            found.append(_forward_drop(f"{chain['family']} {chain['table']}", chain["name"]))
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from errno import EPERM
 
 from batchns.kernel import syscalls
 
@@ -17,11 +18,10 @@ def map_ids(pid: int, ids: Ids) -> None:
     """Write the maps of `pid`'s user namespace and deny setgroups(2) in it. user_namespaces(7).
 
     Raises:
-        ValueError: the map would contain host uid 0.
-        OSError: with the path of the map.
+        OSError: EPERM where the map would contain host uid 0; else the kernel's, with the path of the map.
     """
     if any(outside == 0 for _, outside, _ in ids):
-        raise ValueError(f"an id map must not contain host uid 0: {ids}")
+        raise OSError(EPERM, f"an id map must not contain host uid 0: {ids}")
     text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ids)
     for name, value in (("setgroups", "deny"), ("gid_map", text), ("uid_map", text)):
         path = f"/proc/{pid}/{name}"

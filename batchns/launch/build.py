@@ -29,12 +29,10 @@ MASKED = (
         f"/proc/{name}"
         for name in (
             *("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list"),
-            *("timer_stats", "kallsyms", "slabinfo", "vmallocinfo", "iomem", "ioports", "kpagecount", "kpageflags"),
-            *("kpagecgroup", "pagetypeinfo", "modules", "config.gz"),
+            *("timer_stats", "kallsyms", "slabinfo", "vmallocinfo", "iomem"),
         )
     ),
     *("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/tracing"),
-    *("/sys/fs/bpf", "/sys/kernel/security"),
 )
 MQUEUE = "/proc/sys/fs/mqueue"
 MAY_MASK = (*READ_ONLY, *MASKED, MQUEUE)  # what `host_paths` is asked about

@@ -190,7 +190,7 @@ class Launcher:
                 # Keeps the veth, and so its counters, until they have been read.
                 job.netns = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             job.status.send(b"G")
-        except (OSError, ValueError) as error:
+        except OSError as error:
             job.failure = _as_step(error, "map ids")
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
@@ -280,12 +280,10 @@ def _thaw(plan: Plan) -> None:
         os.close(fd)
 
 
-def _as_step(error: Exception, step: str) -> StepError:
+def _as_step(error: StepError | OSError, step: str) -> StepError:
     if isinstance(error, StepError):
         return error
-    if isinstance(error, OSError):
-        return StepError(step, str(error.filename or error.strerror or ""), error.errno or 0)
-    return StepError(step, str(error), 0)
+    return StepError(step, str(error.filename or error.strerror or ""), error.errno or 0)
 
 
 def main(fd: int) -> NoReturn:

@@ -181,8 +181,7 @@ def _mask(root: Root, mount: Mount) -> None:
     if stat.S_ISDIR(os.fstat(place).st_mode):
         cover = sys.fsmount("tmpfs", (("size", "4k"), ("mode", "000")), _QUIET | sys.MOUNT_ATTR_RDONLY)
     else:
-        cover = sys.open_tree(root.fd, "dev/null", sys.OPEN_TREE_CLONE)
-        sys.mount_setattr(cover, attr_set=sys.MOUNT_ATTR_RDONLY)
+        cover = sys.open_tree(root.fd, "dev/null", sys.OPEN_TREE_CLONE)  # read-only, as the sandbox's /dev is
     sys.move_mount(cover, place)
     os.close(cover)
     os.close(place)

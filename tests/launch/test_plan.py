@@ -1,0 +1,137 @@
+"""The plan is pure data: the same attempt gives the same plan, and it survives the wire unchanged."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchns.errors import UserError
+from batchns.kernel.cgroups.interface import CgroupPlan, Write
+from batchns.kernel.network.types import NetworkPlan
+from batchns.launch import build
+from batchns.launch.plan import Command, Credentials, IdMap, Mount, Plan, from_wire, to_wire
+from batchns.launch.sandbox import OPERATIONS, SCRIPT
+from batchns.model.job import Bind, Identity, Isolation, JobSpec
+
+text = st.text(max_size=20)
+texts = st.lists(text, max_size=4).map(tuple)
+number = st.integers(0, 2**40)
+plans = st.builds(
+    Plan,
+    text,
+    text,
+    st.builds(
+        CgroupPlan,
+        texts,
+        st.lists(st.builds(Write, text, text, text, st.booleans()), max_size=3).map(tuple),
+        texts,
+        text,
+        st.lists(st.tuples(text, text), max_size=3).map(tuple),
+        texts,
+    ),
+    st.builds(NetworkPlan, text, text, text, text, text, text, text, st.none() | number, st.none() | number, number),
+    st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple),
+    st.lists(st.builds(IdMap, number, number, number), max_size=2).map(tuple),
+    st.builds(Credentials, number, number, st.lists(number, max_size=3).map(tuple), number),
+    st.builds(
+        Command,
+        texts,
+        st.lists(st.tuples(text, text), max_size=3).map(tuple),
+        text,
+        text,
+        st.lists(st.tuples(number, number), max_size=3).map(tuple),
+        number,
+    ),
+    text,
+)
+
+
+@given(plans)
+def test_a_plan_survives_the_wire(plan):
+    assert from_wire(to_wire(plan)) == plan
+
+
+def attempt(**spec) -> build.Attempt:
+    job = JobSpec(**{"name": "sweep", "cwd": "/data/run7", "command": ("true",), **spec})
+    return build.Attempt(
+        name="abcde-1",
+        job_id="7",
+        spec=job,
+        slot=build.Slot(number=3, id_start=1_000_196_608, address="10.213.0.4"),
+        cgroup=CgroupPlan(),
+        network=NetworkPlan("none"),
+        record="/run/x",
+        scratch=1 << 30,
+        variables={"BATCHNS_JOB_ID": "7"},
+    )
+
+
+ALL = frozenset(build.MAY_MASK)
+
+
+def test_the_same_attempt_gives_the_same_plan():
+    assert build.build(attempt(), host_paths=ALL) == build.build(attempt(), host_paths=ALL)
+
+
+def test_every_mount_is_an_operation_that_the_sandbox_knows():
+    plan = build.build(attempt(), host_paths=ALL)
+    assert {mount.kind for mount in plan.mounts} == set(OPERATIONS)
+
+
+def test_only_what_the_host_has_is_masked():
+    plan = build.build(attempt(), host_paths=frozenset({"/proc/kcore"}))
+    hidden = [mount.target for mount in plan.mounts if mount.kind in ("mask", "readonly")]
+    assert hidden == ["/proc/kcore"]
+
+
+def test_the_working_folder_comes_after_what_it_lies_in_and_is_id_mapped():
+    plan = build.build(attempt(cwd="/tmp/deep/run"), host_paths=ALL)
+    assert plan.mounts[-1] == Mount("bind", "/tmp/deep/run", "/tmp/deep/run", ("idmap",))
+
+
+def test_a_bind_that_holds_the_working_folder_replaces_it():
+    binds = (Bind("/data", "/data", read_only=True),)
+    plan = build.build(attempt(isolation=Isolation(binds=binds)), host_paths=ALL)
+    assert [m for m in plan.mounts if m.kind == "bind"] == [Mount("bind", "/data", "/data", ("idmap", "ro"))]
+
+
+def test_binds_are_mounted_from_the_outside_in():
+    binds = (Bind("/a", "/srv/x/y"), Bind("/b", "/srv/x"))
+    plan = build.build(attempt(isolation=Isolation(binds=binds)), host_paths=ALL)
+    assert [m.target for m in plan.mounts if m.kind == "bind"][-2:] in (
+        ["/srv/x", "/srv/x/y"],
+        ["/data/run7", "/srv/x/y"],
+    )
+
+
+@pytest.mark.parametrize("cwd", ["/", "/proc", "/sys/kernel", "/dev/shm"])
+def test_a_working_folder_of_the_system_is_never_bound_writable(cwd):
+    plan = build.build(attempt(cwd=cwd), host_paths=ALL)
+    assert not [m for m in plan.mounts if m.kind == "bind"]
+
+
+@pytest.mark.parametrize("target", ["/", "/proc", "/sys", "/dev", "/run"])
+def test_a_bind_over_what_the_sandbox_provides_is_refused(target):
+    with pytest.raises(UserError, match="nothing can be bound"):
+        build.build(attempt(isolation=Isolation(binds=(Bind("/data", target),))), host_paths=ALL)
+
+
+def test_a_script_without_an_interpreter_line_runs_by_the_shell():
+    plan = build.build(attempt(command=None, script="echo hi"), host_paths=ALL)
+    assert plan.command.argv == ("/bin/sh", SCRIPT)
+    plan = build.build(attempt(command=None, script="#!/usr/bin/python3\n"), host_paths=ALL)
+    assert plan.command.argv == (SCRIPT,)
+
+
+def test_ids_of_the_job_are_its_slots():
+    plan = build.build(attempt(), host_paths=ALL)
+    assert plan.ids == (IdMap(0, 1_000_196_608, 65536),)
+    assert plan.credentials.init != plan.credentials.uid
+
+
+def test_what_this_version_does_not_do_is_refused_by_name():
+    for isolation in (Isolation(rootfs="/srv/x"), Isolation(identity=Identity.ROOT)):
+        with pytest.raises(UserError, match="isolation"):
+            build.build(evolve(attempt(), spec=evolve(attempt().spec, isolation=isolation)), host_paths=ALL)

@@ -146,7 +146,7 @@ class TestAttempt:
 
         started = time.monotonic()
         assert trial.attempt(hang, timeout=0.2).errno == errno.ETIMEDOUT
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
 
     def test_a_defect_is_not_taken_for_a_missing_feature(self) -> None:
         def defect() -> str:

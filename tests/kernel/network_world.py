@@ -7,6 +7,7 @@ perform functions of `network_programs` on request.
 
 from __future__ import annotations
 
+import copyreg
 import os
 import pickle
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
+from batchns.errors import StepError
 from batchns.kernel import syscalls
 from batchns.kernel.network import link
 from batchns.kernel.network.addresses import job_address, network_plan
@@ -31,6 +33,9 @@ HOST = "198.51.100.1"  # TEST-NET-2, RFC 5737
 OUTSIDE = "198.51.100.2"
 UPLINK = "out0"
 CLONE_NEWNET = 0x40000000
+
+# An exception is pickled as the arguments of Exception.__init__, which are not those of StepError.
+copyreg.pickle(StepError, lambda error: (StepError, (error.step, error.path, error.errno, error.hint)))
 
 
 def slow_kernel() -> bool:

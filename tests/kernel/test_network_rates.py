@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernel
 MBIT = 1_000_000
 RATES = [10, 100] if slow_kernel() else [10, 100, 500]
 PORT = 5001
-RAMP, WINDOW = 0.7, 2.0
+RAMP, WINDOW = 1.5, 2.0
 
 
 @pytest.fixture

@@ -29,13 +29,13 @@ _WIDEST = 0xFFFFFFFF  # a larger rate is in TCA_TBF_RATE64
 ETHERNET_HEADER = 14
 SEGMENT_HEADERS = 20 + 20 + 12  # IPv4, TCP, TCP timestamps
 
-# The bucket: 10 ms of the rate, so that a late timer or a busy CPU costs no throughput, and never less than two of the
-# largest offloaded packets (64 KiB and headers), which the kernel would otherwise take apart one by one.
+# The bucket: 10 ms of the rate, so that a late timer or a busy CPU costs no throughput, and never less than the largest
+# offloaded packet (64 KiB and the headers of its segments), which the kernel would otherwise take apart.
 _BURST_TIME = 0.010
-_BURST_LEAST = 144 * 1024
+_BURST_LEAST = 128 * 1024
 # The queue in front of it: 50 ms of the rate; a smaller queue than a few large packets would drop them every time.
 _QUEUE_TIME = 0.050
-_QUEUE_LEAST = 144 * 1024
+_QUEUE_LEAST = 128 * 1024
 _QUEUE_MOST = 64 * 1024 * 1024
 
 

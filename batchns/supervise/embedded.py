@@ -1,0 +1,65 @@
+"""A supervisor with everything that it needs of the machine, for as long as one foreground run lasts.
+
+What is acquired here is released in reverse, whatever happens: cgroup parents, run folder, firewall, launcher.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from batchns.errors import HostError
+from batchns.kernel.cgroups.detect import open_driver
+from batchns.kernel.network.firewall import Firewall
+from batchns.launch.build import host_paths
+from batchns.launch.client import open_launcher
+from batchns.model.config import Config
+from batchns.model.job import JobSpec, NetworkMode
+from batchns.supervise.node import read_node
+from batchns.supervise.runfolder import RunFolder
+from batchns.supervise.supervisor import Supervisor
+from batchns.supervise.sweep import sweep
+from batchns.supervise.view import Observer
+
+
+@asynccontextmanager
+async def open_supervisor(
+    config: Config,
+    specs: Sequence[JobSpec],
+    observer: Observer,
+    *,
+    attached: tuple[int, int, int] | None = None,
+    tell: Callable[[str], None],
+) -> AsyncIterator[Supervisor]:
+    """A supervisor for `specs`. What dead runs have left is removed first, and told.
+
+    `attached`: stdin, stdout and stderr of the jobs, instead of files.
+
+    Raises:
+        HostError: this machine cannot run jobs, or its settings do not fit it.
+    """
+    if os.geteuid() != 0:
+        raise HostError("batchns run needs root in this version", "sudo batchns run ...")
+    async with AsyncExitStack() as stack:
+        capacity = read_node(config)
+        driver = open_driver(parent=config.cgroup.parent)
+        for line in sweep(config.paths.run, driver):
+            tell(line)
+        driver.prepare()
+        stack.callback(driver.release)
+        runs = stack.enter_context(RunFolder(config))
+        if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+            settings = config.network
+            stack.enter_context(Firewall(run_folder=config.paths.run, pool=settings.pool, nat=settings.nat))
+        launcher = await stack.enter_async_context(open_launcher())
+        yield Supervisor(
+            config=config,
+            capacity=capacity,
+            driver=driver,
+            launcher=launcher,
+            runs=runs,
+            observer=observer,
+            host_paths=host_paths(),
+            attached=attached,
+        )

@@ -29,7 +29,8 @@ $(STAMP): pyproject.toml .ci/packages
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "making $(VENV)"; $(or $(PYTHON),python3) -m venv --clear $(VENV); }
 	@echo "installing batchns into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --editable '.[test]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --root-user-action=ignore --editable '.[test]' \
+		> .setup/pip.log 2>&1 || { cat .setup/pip.log; exit 1; }
 	@touch $@
 
 # The exit code 1 says that a job failed, as some are meant to: expect.py knows which.

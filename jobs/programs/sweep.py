@@ -8,7 +8,7 @@ TASKS = 8
 VALUES = 40  # of r in each task
 SETTLE, STEPS = 500, 20_000
 
-task = int(os.environ["BATCHNS_ARRAY_INDEX"])
+task = int(os.environ["BATCHNS_ARRAY_TASK_ID"])
 width = 1.2 / (TASKS * VALUES)
 rows = []
 for number in range(task * VALUES, (task + 1) * VALUES):

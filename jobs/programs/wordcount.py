@@ -28,7 +28,7 @@ def split() -> None:
 
 
 def count() -> None:
-    part = int(os.environ["BATCHNS_ARRAY_INDEX"])
+    part = int(os.environ["BATCHNS_ARRAY_TASK_ID"])
     found = collections.Counter(words((RESULTS / f"words-{part}.txt").read_text()))
     (RESULTS / f"words-{part}.json").write_text(json.dumps(found))
     print(f"part {part}: {found.total()} words, {len(found)} different ones")

@@ -12,7 +12,7 @@ from pyroute2 import IPRoute
 
 _open: dict[tuple[str, int], socket.socket] = {}
 
-PATIENCE = 1.5  # seconds after which an answer that has not come counts as none
+PATIENCE = 1.0  # seconds after which an answer that has not come counts as none
 
 
 def listen(kind: str, port: int, address: str = "") -> None:
@@ -27,6 +27,12 @@ def listen(kind: str, port: int, address: str = "") -> None:
     if kind == "tcp":
         sock.listen(8)
     _open[kind, port] = sock
+
+
+def close_all() -> None:
+    """Close what `listen` has opened: a socket keeps its network namespace."""
+    while _open:
+        _open.popitem()[1].close()
 
 
 def accept(port: int) -> str | None:

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import network_programs
 from pyroute2 import IPRoute
 
 from batchns.errors import StepError
@@ -127,14 +128,20 @@ class World:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._slots = 0
-        self.outside = self.place(syscalls.unshare, CLONE_NEWNET)
         with IPRoute() as ipr:
             ipr.link("set", index=1, state="up")
-            ipr.link("add", ifname=UPLINK, kind="veth", peer={"ifname": "eth0", "net_ns_pid": self.outside.pid})
-            index = ipr.link_lookup(ifname=UPLINK)[0]
-            ipr.addr("add", index=index, address=HOST, prefixlen=24)
+        self.outside = self.neighbour(UPLINK, HOST, OUTSIDE)
+
+    def neighbour(self, name: str, host_address: str, address: str) -> Place:
+        """Another machine, at the other end of the host's new link `name`."""
+        place = self.place(syscalls.unshare, CLONE_NEWNET)
+        with IPRoute() as ipr:
+            ipr.link("add", ifname=name, kind="veth", peer={"ifname": "eth0", "net_ns_pid": place.pid})
+            index = ipr.link_lookup(ifname=name)[0]
+            ipr.addr("add", index=index, address=host_address, prefixlen=24)
             ipr.link("set", index=index, state="up")
-        self.outside.call(_configure, OUTSIDE)
+        place.call(_configure, address)
+        return place
 
     def place(self, prepare: Callable[..., Any], *arguments: Any) -> Place:
         place = Place(prepare, *arguments)
@@ -175,12 +182,13 @@ def open_namespace() -> Iterator[None]:
 @contextmanager
 def open_world() -> Iterator[World]:
     with open_namespace(), ExitStack() as stack:
+        stack.callback(network_programs.close_all)
         yield World(stack)
 
 
 def nft(*arguments: str) -> str:
     """Run nft in the host; what it prints."""
-    return subprocess.run(["/usr/sbin/nft", *arguments], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["/usr/sbin/nft", " ".join(arguments)], capture_output=True, text=True, check=True).stdout
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:

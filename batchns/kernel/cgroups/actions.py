@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from batchns.errors import StepError
 from batchns.kernel.cgroups import files
 from batchns.kernel.cgroups.interface import CgroupPlan
 
-_REMOVAL_SECONDS = 0.25  # for one directory, after its last process is gone: milliseconds are usual
+_REMOVAL_SECONDS = 0.25  # in all, after the last process is gone: milliseconds are usual, and the launcher waits
 
 
 def apply(plan: CgroupPlan) -> dict[str, str | int]:
@@ -63,4 +64,9 @@ def read_final(plan: CgroupPlan) -> dict[str, str]:
 
 def remove(plan: CgroupPlan) -> list[str]:
     """Remove the directories in reverse; returns those that could not be removed (busy)."""
-    return [path for path in reversed(plan.directories) if not files.remove_tree(path, _REMOVAL_SECONDS)]
+    deadline = time.monotonic() + _REMOVAL_SECONDS
+    left = []
+    for path in reversed(plan.directories):
+        if not files.remove_tree(path, deadline - time.monotonic()):
+            left.append(path)
+    return left

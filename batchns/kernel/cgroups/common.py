@@ -26,6 +26,9 @@ class Common:
         self.path = f"{parent}/{GROUP}"
         self._held: int | None = None
 
+    def __repr__(self) -> str:
+        return f"Common({self.parent!r})"
+
     def hold(self) -> None:
         """Make the directory unless it is there, and hold it until `release`. May be called again.
 

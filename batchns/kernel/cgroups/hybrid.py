@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from batchns.errors import HostError
 from batchns.kernel.cgroups import members, render
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits
 from batchns.kernel.cgroups.v1 import V1Driver
@@ -31,7 +32,11 @@ class HybridDriver:
     def prepare(self) -> None:
         """See `Driver.prepare`."""
         self._v2.prepare()
-        self._v1.prepare()
+        try:
+            self._v1.prepare()
+        except HostError:
+            self._v2.release()
+            raise
 
     def release(self) -> None:
         """See `Driver.release`."""

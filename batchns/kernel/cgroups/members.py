@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -69,5 +70,13 @@ def wait_until(done: Callable[[], bool], deadline: float) -> bool:
 
 def running(pid: int) -> bool:
     """Whether `pid` is more than a zombie that its parent has not yet reaped (v1 lists those for a while)."""
-    text = files.read_if_there(f"/proc/{pid}/stat")
-    return text is not None and text.rpartition(")")[2].split()[0] not in "ZX"
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)  # readable once the last thread is gone
+        return not poller.poll(0)
+    finally:
+        os.close(descriptor)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from attrs import evolve
 
+from batchns.errors import HostError
 from batchns.kernel.cgroups import blockio, files, members, parse, render
 from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits
@@ -53,8 +54,12 @@ class V1Driver:
 
     def prepare(self) -> None:
         """See `Driver.prepare`. May be called again, after the host's disks or schedulers have changed."""
-        for common in self._commons:
-            common.hold()
+        try:
+            for common in self._commons:
+                common.hold()
+        except HostError:
+            self.release()
+            raise
         self._gather()
         if "cpuset" in self._common:
             self._copy_cpuset_down(self._common["cpuset"].path)

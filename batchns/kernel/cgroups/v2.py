@@ -65,6 +65,7 @@ class V2Driver:
         self._gather(refused)
         offered = set(_words(f"{self._mount}/cgroup.controllers")) & set(self._wanted)
         if offered and not self.controllers:
+            self.release()
             reasons = "; ".join(sorted(set(refused.values())))
             raise HostError(
                 f"no cgroup controller can be used below {self._common.parent}: {reasons}",

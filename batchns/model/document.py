@@ -37,7 +37,12 @@ _HINTS = (
     (r"^Unclosed inline table", "an inline table is not closed", "end it with }"),
     (r"^(Unterminated string|Expected \"['\"]+\")", "a string is not closed", "end it with the quotes it begins with"),
     (r"^Unescaped '\\' in a string", "a backslash that begins no escape", "write \\\\, or use '...' quotes"),
-    (r"^Found invalid character", "a control character", "write it as an escape: \\n, \\t or \\u001b"),
+    (
+        r"^Illegal character '\\n'",
+        "a string is not closed on its line",
+        "end it with its quotes; '''...''' holds several lines",
+    ),
+    (r"^(Found invalid|Illegal) character", "a control character", "write it as an escape: \\n, \\t or \\u001b"),
     (r"^Expected newline or end of document", "something follows the value", "write one key = value per line"),
     (r"^Invalid date or datetime", "this is no date", 'put text in quotes: key = "value"'),
 )

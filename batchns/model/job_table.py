@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -330,9 +331,9 @@ def cpu_list(cpus: tuple[int, ...]) -> str:
 
 
 def _no_shell_line(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
-    """A command of one word with blanks in it is a shell line, not a program's name."""
+    """A command of one string with blanks in it is a shell line; a path may hold blanks."""
     command = values.get("command")
-    if command and (not command[0] or (len(command) == 1 and " " in command[0].strip())):
+    if command and (not command[0] or (len(command) == 1 and re.match("[^/ ]+ ", command[0]))):
         hint = "write one string per argument: [\"echo\", \"hello\"], or use script = '''...'''"
         yield ("command", 0), UserError(f"{quote(command[0])} is no program's name", hint)
 

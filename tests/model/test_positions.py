@@ -20,12 +20,13 @@ def lines(text: str) -> dict[str, int]:
 
 
 def test_keys_after_multi_line_strings_and_comments() -> None:
-    text = "# [a]\nname = 'x' # b = 1\nscript = '''\n[not.a.table]\nkey = 1\n'''\nlast = \"\"\"\n\\\"\"\"\" # ]\"\"\"\nend = 1\n"
+    text = "# [a]\nname = 'x' # b = 1\nscript = '''\n[not.a.table]\nkey = 1\n'''\n"
+    text += 'last = """\n\\"""" # ]"""\nend = 1\n'
     assert lines(text) == {"name": 2, "script": 3, "last": 7, "end": 9}
 
 
 def test_strings_that_end_in_quotes() -> None:
-    text = "a = '''it''s'''''\nb = \"\"\"\"\"\"\nc = \"\"\"x\"\"\"\"\"\nd = ''\ne = \"#\"\nf = 1"
+    text = 'a = \'\'\'it\'\'s\'\'\'\'\'\nb = """"""\nc = """x"""""\nd = \'\'\ne = "#"\nf = 1'
     assert lines(text) == {"a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "f": 6}
 
 
@@ -48,7 +49,8 @@ def test_dotted_and_quoted_keys() -> None:
 
 
 def test_tables_and_lists_of_tables() -> None:
-    text = "[[job]]\nn = 1\n[job.r]\nm = 1\n\n[[job]]\nn = 2\n  [[job.s]]\n  k = 1\n  [[job.s]]\n  k = 2\n[other]\nz = 1.5\ny = 1e-3\n"
+    text = "[[job]]\nn = 1\n[job.r]\nm = 1\n\n[[job]]\nn = 2\n  [[job.s]]\n  k = 1\n  [[job.s]]\n  k = 2\n"
+    text += "[other]\nz = 1.5\ny = 1e-3\n"
     assert lines(text) == {
         "job": 1, "job[0]": 1, "job[0].n": 2, "job[0].r": 3, "job[0].r.m": 4,
         "job[1]": 6, "job[1].n": 7, "job[1].s": 8, "job[1].s[0]": 8, "job[1].s[0].k": 9,
@@ -89,7 +91,9 @@ LEAVES = st.one_of(
     st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False), st.text(max_size=12), st.datetimes()
 )
 VALUES = st.recursive(
-    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)), max_leaves=12
+    LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=12,
 )
 
 

@@ -71,7 +71,15 @@ def test_a_rate_is_bits_per_second(text: str, rate: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("2h30m", 9000.0), ("90s", 90.0), ("1d", 86400.0), ("500ms", 0.5), ("1.5h", 5400.0), ("1d 2h", 93600.0), ("0s", 0.0)],
+    [
+        ("2h30m", 9000.0),
+        ("90s", 90.0),
+        ("1d", 86400.0),
+        ("500ms", 0.5),
+        ("1.5h", 5400.0),
+        ("1d 2h", 93600.0),
+        ("0s", 0.0),
+    ],
 )
 def test_a_duration_is_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds

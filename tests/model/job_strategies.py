@@ -1,0 +1,142 @@
+"""Valid jobs, and the job file that says the same: for round trips and for the schema's test."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from attrs import evolve
+from hypothesis import strategies as st
+
+from batchns.model.config import Config, Node, Queue
+from batchns.model.job import (
+    Array,
+    Bind,
+    Condition,
+    Dependency,
+    Identity,
+    Isolation,
+    JobSpec,
+    Network,
+    NetworkMode,
+    Preempt,
+    Resources,
+)
+from batchns.model.job_table import cpu_list
+
+CONFIG = Config(node=Node(resources={"gpus": 8}), queues={"normal": Queue(), "urgent": Queue()})
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+PARTS = st.from_regex(r"[a-z0-9 é_-]{1,8}", fullmatch=True)
+PATHS = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
+BIND_PATHS = PATHS.map(lambda path: "/mnt" + path)
+VARIABLES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,10}", fullmatch=True).filter(lambda v: not v.startswith("BATCHNS_"))
+SECONDS = st.integers(1, 10**9).map(lambda milliseconds: float(Fraction(milliseconds, 1000)))
+CPUSETS = st.sets(st.integers(0, 200), min_size=1, max_size=6).map(lambda cpus: tuple(sorted(cpus)))
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+RESOURCES = st.builds(
+    Resources,
+    cpus=maybe(st.integers(1, 999).map(lambda n: n / 1000) | st.integers(1, 64).map(float)),
+    cpuset=maybe(CPUSETS),
+    cpu_shares=maybe(st.integers(2, 262144)),
+    memory=maybe(st.integers(1 << 20, 1 << 50)),
+    blkio_weight=maybe(st.integers(10, 1000)),
+    pids=maybe(st.integers(1, 1 << 22)),
+    scratch=maybe(st.integers(4096, 1 << 50)),
+    named=st.dictionaries(st.just("gpus"), st.integers(0, 8)),
+    strict=maybe(st.booleans()),
+).map(lambda asked: evolve(asked, cpus=float(len(asked.cpuset))) if asked.cpuset and (asked.cpus or 0) >= 1 else asked)
+RATES = maybe(st.integers(8000, 10**12))
+NETWORKS = st.just(Network(mode=NetworkMode.NONE)) | st.builds(
+    Network, mode=st.just(NetworkMode.PRIVATE), egress=RATES, ingress=RATES
+)
+ISOLATIONS = st.builds(
+    Isolation,
+    binds=st.lists(st.builds(Bind, PATHS, BIND_PATHS, st.booleans()), max_size=3).map(tuple),
+    identity=maybe(st.just(Identity.PRIVATE)),
+)
+ARRAYS = st.builds(
+    Array,
+    st.sets(st.integers(0, 999_999), min_size=1, max_size=10).map(lambda indices: tuple(sorted(indices))),
+    maybe(st.integers(1, 1000)),
+)
+JOBS = st.builds(
+    JobSpec,
+    name=NAMES,
+    command=st.builds(
+        lambda program, arguments: (program, *arguments),
+        PATHS,
+        st.lists(TEXT, max_size=3),
+    ),
+    cwd=PATHS,
+    env=st.dictionaries(VARIABLES, TEXT, max_size=3),
+    queue=st.sampled_from(["normal", "urgent"]),
+    priority=st.integers(0, 100),
+    time_limit=maybe(SECONDS),
+    array=maybe(ARRAYS),
+    dependency=st.lists(st.builds(Dependency, st.sampled_from(Condition), NAMES), max_size=3, unique=True).map(tuple),
+    max_retries=st.integers(0, 100),
+    stdout=maybe(PATHS.map(lambda path: path + "/%x-%j_%A.%a.%r%%")),
+    stderr=maybe(PATHS),
+    resources=RESOURCES,
+    network=NETWORKS,
+    isolation=ISOLATIONS,
+    preempt=st.builds(Preempt, grace_time=maybe(SECONDS)),
+) | st.builds(JobSpec, name=NAMES, script=TEXT.map(lambda text: f"#!/bin/sh\n{text}"), cwd=PATHS)
+
+
+def to_table(job: JobSpec) -> dict[str, Any]:
+    """The job as its file would have it; what is None is left away."""
+
+    def given(**values: Any) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if value is not None}
+
+    def written(value: float | int | None, unit: str, scale: int = 1) -> str | None:
+        return None if value is None else f"{round(value * scale)}{unit}"
+
+    asked = job.resources
+    array = job.array and ",".join(map(str, job.array.indices)) + (
+        f"%{job.array.throttle}" if job.array.throttle else ""
+    )
+    return given(
+        name=job.name,
+        command=None if job.command is None else list(job.command),
+        script=job.script,
+        cwd=job.cwd,
+        env=dict(job.env),
+        queue=job.queue,
+        priority=job.priority,
+        time_limit=written(job.time_limit, "ms", 1000),
+        array=array,
+        dependency=[f"{edge.condition.value}:{edge.name}" for edge in job.dependency],
+        max_retries=job.max_retries,
+        stdout=job.stdout,
+        stderr=job.stderr,
+        resources=given(
+            cpus=asked.cpus,
+            cpuset=asked.cpuset and cpu_list(asked.cpuset),
+            cpu_shares=asked.cpu_shares,
+            memory=written(asked.memory, "B"),
+            blkio_weight=asked.blkio_weight,
+            pids=asked.pids,
+            scratch=written(asked.scratch, "B"),
+            strict=asked.strict,
+            **asked.named,
+        ),
+        network=given(
+            mode=job.network.mode.value,
+            egress=written(job.network.egress, "bit"),
+            ingress=written(job.network.ingress, "bit"),
+        ),
+        isolation=given(
+            binds=[f"{bind.source}:{bind.target}{':ro' if bind.read_only else ''}" for bind in job.isolation.binds],
+            identity=job.isolation.identity and job.isolation.identity.value,
+        ),
+        preempt=given(mode=job.preempt.mode.value, grace_time=written(job.preempt.grace_time, "ms", 1000)),
+    )

@@ -1,0 +1,140 @@
+"""One attempt of one job on its way from a placement to a launch plan.
+
+What is acquired on the way (slot, open files) is on the attempt, and given back by whoever ends it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import trio
+from attrs import define, field, frozen
+
+from batchns.core.job import Job
+from batchns.core.placement import Placement
+from batchns.errors import UserError
+from batchns.kernel.cgroups.interface import CgroupPlan, Driver, Limits
+from batchns.kernel.network.addresses import network_plan
+from batchns.launch import build
+from batchns.launch.build import Slot
+from batchns.launch.client import Started
+from batchns.launch.plan import Plan
+from batchns.model.config import Config
+from batchns.model.result import LimitReading
+from batchns.supervise.limits import limits_of, missing, network_readings, scratch_reading
+from batchns.supervise.outputs import Outputs
+from batchns.supervise.ports import Runs
+
+
+@define(eq=False)
+class Attempt:
+    """The supervisor's side of one attempt. Mutable: it collects what is acquired and learnt on the way."""
+
+    job_id: str
+    name: str
+    placement: Placement
+    slot: Slot | None = None
+    limits: Limits = field(factory=Limits)
+    cgroup: CgroupPlan = field(factory=CgroupPlan)
+    started: Started | None = None
+    scope: trio.CancelScope = field(factory=trio.CancelScope)  # around whatever waits for the launcher
+    over: trio.Event = field(factory=trio.Event)
+
+
+@frozen(kw_only=True)
+class Preparer:
+    """What every attempt's preparation needs. `attached`: stdin, stdout, stderr of all jobs instead of files."""
+
+    config: Config
+    driver: Driver
+    runs: Runs
+    outputs: Outputs
+    host_paths: frozenset[str]
+    attached: tuple[int, int, int] | None = None
+
+    def paths(self, job: Job) -> tuple[str | None, str | None]:
+        """Where the attempt's output goes; None when it is attached."""
+        return (None, None) if self.attached else self.outputs.paths(job)
+
+    @contextmanager
+    def descriptors(self, job: Job) -> Iterator[tuple[int, int, int]]:
+        """stdin, stdout and stderr for the launcher, closed afterwards unless they are the caller's.
+
+        Raises:
+            UserError: an output file cannot be written, or must not be.
+        """
+        if self.attached is not None:
+            yield self.attached
+            return
+        opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
+        try:
+            for key, path in zip(("stdout", "stderr"), self.outputs.paths(job), strict=True):
+                opened.append(self.outputs.open(key, path))
+            yield opened[0], opened[1], opened[2]
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    def plan(self, attempt: Attempt, job: Job) -> Plan:
+        """The launch plan; the attempt has its slot and its cgroup plan from here on.
+
+        Raises:
+            UserError: the job insists on a limit that this host does not have, or asks for what is not done here.
+            HostError: no slot is left.
+        """
+        attempt.limits = limits_of(job, attempt.placement)
+        attempt.cgroup = self.driver.plan(attempt.name, attempt.limits)
+        refusal = missing(attempt.cgroup.unavailable) if job.bounds.strict else ""
+        if refusal:
+            raise UserError(refusal, "leave the limit or strict away, or see batchns doctor")
+        attempt.slot = self.runs.acquire_slot()
+        wanted = job.spec.network
+        details = build.Attempt(
+            name=attempt.name,
+            job_id=job.id,
+            spec=job.spec,
+            slot=attempt.slot,
+            cgroup=attempt.cgroup,
+            network=network_plan(
+                wanted.mode.value,
+                attempt.name,
+                attempt.slot.address,
+                wanted.egress,
+                wanted.ingress,
+                self.config.network.mtu,
+            ),
+            record=self.runs.record_path(attempt.name),
+            scratch=job.bounds.scratch,
+            variables=variables(job, attempt.placement),
+        )
+        return build.build(details, host_paths=self.host_paths)
+
+    def readings(self, attempt: Attempt, job: Job, started: Started) -> dict[str, LimitReading]:
+        """Every limit of the attempt as the kernel holds it."""
+        return {
+            **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
+            **network_readings(job, started.shapers),
+            "scratch": scratch_reading(started.pid, job.bounds.scratch),
+        }
+
+    def give_back(self, attempt: Attempt) -> None:
+        """The attempt's slot is free for the next one."""
+        if attempt.slot is not None:
+            self.runs.release_slot(attempt.slot)
+            attempt.slot = None
+
+
+def variables(job: Job, placement: Placement) -> Mapping[str, str]:
+    """batchns's own environment variables for the job."""
+    array = {"BATCHNS_ARRAY_JOB_ID": job.array_id, "BATCHNS_ARRAY_TASK_ID": str(job.index)}
+    return {
+        "BATCHNS_JOB_ID": job.id,
+        "BATCHNS_JOB_NAME": job.spec.name,
+        "BATCHNS_ATTEMPT": str(job.attempt),
+        "BATCHNS_CPUS": f"{job.demand.cpus:g}",
+        "BATCHNS_CPU_LIST": ",".join(map(str, placement.cpus)),
+        "BATCHNS_MEMORY_BYTES": str(job.demand.memory),
+        **(array if job.index is not None else {}),
+    }

@@ -1,0 +1,56 @@
+"""From a job's bounds to the kernel's limits, and back to what is really in force."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from batchns.core.job import Job
+from batchns.core.placement import Placement
+from batchns.kernel.cgroups.interface import Limits
+from batchns.model.job import NetworkMode
+from batchns.model.result import LimitReading
+from batchns.supervise.node import format_cpu_list
+
+
+def limits_of(job: Job, placement: Placement) -> Limits:
+    """What the cgroups are to enforce."""
+    bounds = job.bounds
+    return Limits(
+        cpu_shares=bounds.cpu_shares,
+        cpuset_cpus=format_cpu_list(placement.cpus),
+        cpuset_mems=format_cpu_list(placement.mems),
+        memory=bounds.memory,
+        blkio_weight=bounds.blkio_weight,
+        pids=bounds.pids,
+    )
+
+
+def network_readings(job: Job, shapers: Mapping[str, int | None]) -> dict[str, LimitReading]:
+    """The rates that were asked for, as the kernel holds them."""
+    asked = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
+    return {name: _rate(job, shapers.get(name)) for name, rate in asked.items() if rate is not None}
+
+
+def scratch_reading(pid: int, size_asked: int) -> LimitReading:
+    """The size of the job's /tmp, read through its init (`pid`); a job may be over before that."""
+    try:
+        found = os.statvfs(f"/proc/{pid}/root/tmp")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return LimitReading(size_asked, "tmpfs", "as mounted: the job was over before it could be read back")
+    return LimitReading(found.f_blocks * found.f_frsize, "tmpfs")
+
+
+def missing(unavailable: Iterable[tuple[str, str]]) -> str:
+    """Why a strict job is refused: ("memory", "no controller") becomes "strict: memory: no controller"; "" for none."""
+    reasons = [f"{limit}: {why}" for limit, why in unavailable]
+    return f"strict: {'; '.join(reasons)}" if reasons else ""
+
+
+def _rate(job: Job, found: int | None) -> LimitReading:
+    if found is not None:
+        return LimitReading(found, "tbf")
+    mode = job.spec.network.mode
+    if mode is NetworkMode.PRIVATE:
+        return LimitReading(None, "tbf", "the kernel shows no shaper on the job's link")
+    return LimitReading(None, "", f'network mode "{mode.value}" has no link to shape')

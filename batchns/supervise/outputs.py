@@ -1,0 +1,130 @@
+"""The files that a job's output goes to.
+
+1. The job file's folder is resolved once, before any job runs; below it, and everywhere else, no symbolic link is
+   followed: a job that can write there could otherwise point the next job's output at any file of the host.
+2. Only a plain file with one link is written to: not a fifo that blocks, not a device, not another name of a file
+   elsewhere.
+3. Jobs append. A file is emptied when this run opens it first, so jobs that share a file keep each other's lines.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import stat
+from pathlib import PurePosixPath
+
+from batchns.core.job import Job
+from batchns.errors import UserError
+from batchns.kernel import syscalls
+from batchns.model.job import JobSpec
+
+MODE = 0o640  # and the umask
+_AT_FDCWD = -100
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_RESOLVE = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+_PATTERN = re.compile(r"%(.?)", re.DOTALL)
+
+# errno: (what is wrong, what to do). Others mean a broken host or a mistake of ours, and are not caught.
+_REFUSALS = {
+    errno.ELOOP: ("a symbolic link is in the way", "write the path that it leads to, or remove the link"),
+    errno.ENOENT: ("its folder does not exist", "make it: mkdir -p {folder}"),
+    errno.ENOTDIR: ("a part of the path is not a folder", "choose another path"),
+    errno.EISDIR: ("it is a folder", "write a file's name behind it: %x-%j.out"),
+    errno.ENXIO: ("it is not a plain file", "choose another path"),
+    errno.EACCES: ("permission denied", "choose a folder that you may write to"),
+    errno.EPERM: ("permission denied", "choose a folder that you may write to"),
+    errno.EROFS: ("its file system is read-only", "choose another path"),
+    errno.ENOSPC: ("no space is left there", "free some, or choose another path"),
+    errno.EDQUOT: ("the quota there is used up", "free some, or choose another path"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+}
+
+
+class Outputs:
+    """Opens the output files of one run's jobs."""
+
+    def __init__(self) -> None:
+        self._anchors: dict[str, str] = {}  # a job file's folder as the user named it: what it resolves to
+        self._opened: set[tuple[int, int]] = set()
+
+    def anchor(self, spec: JobSpec) -> None:
+        """Resolve the folder of the job's file. To be called for every job before the first one starts."""
+        folder = _folder(spec)
+        if folder not in self._anchors:
+            self._anchors[folder] = os.path.realpath(folder)
+
+    def paths(self, job: Job) -> tuple[str, str]:
+        """Absolute paths of stdout and stderr for the job's current attempt."""
+        folder = _folder(job.spec)
+        real = self._anchors[folder]
+        return (
+            _moved(expand(job.spec.stdout or f"{folder}/%x-%j.out", job), folder, real),
+            _moved(expand(job.spec.stderr or f"{folder}/%x-%j.err", job), folder, real),
+        )
+
+    def open(self, key: str, path: str) -> int:
+        """A descriptor that appends to `path`. `key`: "stdout" or "stderr", for the message.
+
+        Raises:
+            UserError: it cannot be written there, or must not be.
+        """
+        try:
+            fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE)
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            what, hint = _REFUSALS[error.errno]
+            raise UserError(f"{key}: {path}: {what}", hint.replace("{folder}", os.path.dirname(path))) from None
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{key}: {path}: it is not a plain file", "choose another path")
+            if found.st_nlink != 1:
+                raise UserError(f"{key}: {path}: the file has other names (hard links)", "remove it first")
+            fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # without O_NONBLOCK: the job did not ask for it
+            if (found.st_dev, found.st_ino) not in self._opened:
+                self._opened.add((found.st_dev, found.st_ino))
+                os.ftruncate(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def expand(pattern: str, job: Job) -> str:
+    """Fill in %x %j %A %a %r %%. A pattern without %r gets "-r2" before the suffix at the second attempt.
+
+    Raises:
+        UserError: another letter follows a percent sign.
+    """
+    values = {
+        "x": job.spec.name,
+        "j": job.id,
+        "A": job.array_id,
+        "a": "0" if job.index is None else str(job.index),
+        "r": str(job.attempt),
+        "%": "%",
+    }
+    letters = _PATTERN.findall(pattern)
+    if unknown := [letter for letter in letters if letter not in values]:
+        raise UserError(f"{pattern}: %{unknown[0]} is not known", "write %x, %j, %A, %a, %r or %%")
+    path = _PATTERN.sub(lambda match: values[match[1]], pattern)
+    if job.attempt == 1 or "r" in letters:
+        return path
+    pure = PurePosixPath(path)
+    return str(pure.with_name(f"{pure.stem}-r{job.attempt}{pure.suffix}"))
+
+
+def _folder(spec: JobSpec) -> str:
+    """The folder of the job's file, absolute, as the user named it; the working folder where there is no file."""
+    file = spec.source.rpartition(":")[0]
+    return os.path.dirname(os.path.abspath(file)) if file else spec.cwd
+
+
+def _moved(path: str, folder: str, real: str) -> str:
+    """`path` with the folder that it lies in replaced by what that resolves to."""
+    below = path.removeprefix(folder.rstrip("/") + "/")
+    return path if below == path else f"{real.rstrip('/')}/{below}"

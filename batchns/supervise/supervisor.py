@@ -1,0 +1,378 @@
+"""The loop that runs jobs: events in, lifecycle applied, decisions made, actions performed.
+
+1. One task changes the schedule: this loop. Everything else happens in tasks that post an event when they are done.
+2. `_perform` is the only place where a decision becomes an effect.
+3. Nothing waits for a job without a bound once it is to die: it is killed through its cgroup, and given up if need be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import trio
+from attrs import define, evolve, field
+
+from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
+from batchns.core.admit import admit, expand
+from batchns.core.decide import decide, explain
+from batchns.core.job import Cause
+from batchns.core.node import NodeCapacity
+from batchns.core.reasons import render
+from batchns.core.schedule import Schedule
+from batchns.errors import BatchnsError, HostError, StepError, UserError
+from batchns.kernel.cgroups.interface import Driver
+from batchns.launch.client import Ended, Started
+from batchns.model import lifecycle
+from batchns.model.config import Config
+from batchns.model.job import JobSpec
+from batchns.model.lifecycle import State
+from batchns.model.result import JobResult, Usage
+from batchns.supervise import events
+from batchns.supervise.account import Account
+from batchns.supervise.attempt import Attempt, Preparer
+from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
+from batchns.supervise.events import Mailbox
+from batchns.supervise.limits import missing
+from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
+from batchns.supervise.outputs import Outputs
+from batchns.supervise.ports import Blocking, Launching, Runs, threads
+from batchns.supervise.view import Observer
+
+LAUNCHES = 4  # at a time: enough to keep the launcher busy, few enough to hold few descriptors open
+
+
+@define(kw_only=True, eq=False)
+class Supervisor:
+    """Runs one set of jobs to its end. Every argument is a seam: tests put fakes there.
+
+    `capacity`: see `supervise.node.read_node`. `host_paths`: see `launch.build.host_paths`. `attached`: stdin, stdout
+    and stderr of the jobs, instead of files. `clock`: seconds, of the clock that trio sleeps by.
+    """
+
+    config: Config
+    capacity: NodeCapacity
+    driver: Driver
+    launcher: Launching
+    runs: Runs
+    observer: Observer
+    host_paths: frozenset[str] = frozenset()
+    attached: tuple[int, int, int] | None = None
+    clock: Callable[[], float] = trio.current_time
+    blocking: Blocking = field(factory=threads)
+    _schedule: Schedule = field(init=False)
+    _preparer: Preparer = field(init=False)
+    _effects: Effects = field(init=False)
+    _inbox: Mailbox[events.Event] = field(init=False, factory=Mailbox)
+    _launches: Mailbox[Attempt] = field(init=False, factory=Mailbox)
+    _accounts: dict[str, Account] = field(init=False, factory=dict)
+    _attempts: dict[str, Attempt] = field(init=False, factory=dict)  # of active jobs, by job id
+    _serial: int = field(init=False, default=0)
+    _freed: deque[str] = field(init=False, factory=deque)  # jobs whose reason to wait has changed
+    _calm_waiters: list[trio.Event] = field(init=False, factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._schedule = Schedule(self.capacity)
+        self._preparer = Preparer(
+            config=self.config,
+            driver=self.driver,
+            runs=self.runs,
+            outputs=Outputs(),
+            host_paths=self.host_paths,
+            attached=self.attached,
+        )
+        self._effects = Effects(
+            driver=self.driver,
+            launcher=self.launcher,
+            blocking=self.blocking,
+            post=self._inbox.post,
+            give_back=self._preparer.give_back,
+        )
+
+    async def run(self, specs: Sequence[JobSpec]) -> list[JobResult]:
+        """Run all jobs to their end; array tasks are results of their own. In the order of `specs`. Once.
+
+        Raises:
+            UserError: a job can never run here; nothing was started.
+            HostError: no job ids are to be had; nothing was started.
+        """
+        admitted = admit(specs, self.capacity, self.config)
+        first_id = self.runs.job_ids(len(specs))
+        self._schedule.submit(expand(admitted, first_id, self.config, self.clock()))
+        if self.attached is None:
+            for spec in specs:
+                self._preparer.outputs.anchor(spec)
+        for job in self._schedule:
+            self._accounts[job.id] = Account()
+            self._tell(job.id)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._effects.nursery = nursery
+                for _ in range(LAUNCHES):
+                    nursery.start_soon(self._launch_in_order)
+                await self._loop()
+                nursery.cancel_scope.cancel()
+        finally:
+            await self._abandon()
+        return [account.result for account in self._accounts.values() if account.result is not None]
+
+    def stop(self, detail: str = "interrupted") -> None:
+        """Ask every job to end (SIGTERM, after its grace SIGKILL); cancel what waits. From any trio task."""
+        self._inbox.post(events.Interrupt(detail, kill=False))
+
+    def kill(self, detail: str = "interrupted") -> None:
+        """End every job now."""
+        self._inbox.post(events.Interrupt(detail, kill=True))
+
+    async def freeze_all(self) -> bool:
+        """Freeze every job and start none until `thaw_all`.
+
+        Returns, within twice `FREEZE_TIMEOUT`, whether all jobs stand still; one that could not be frozen runs on.
+        """
+        calm = trio.Event()
+        self._inbox.post(events.Pause(on=True))
+        self._calm_waiters.append(calm)
+        with trio.move_on_after(2 * FREEZE_TIMEOUT):
+            await calm.wait()
+        return all(self._schedule[job_id].state is State.SUSPENDED for job_id in self._schedule.active)
+
+    def thaw_all(self) -> None:
+        """Let every frozen job run on, and start others again."""
+        self._inbox.post(events.Pause(on=False))
+
+    # The loop.
+
+    async def _loop(self) -> None:
+        while True:
+            while actions := decide(self._schedule, self.clock()):
+                for action in actions:
+                    self._perform(action)
+            while self._freed:
+                job_id = self._freed.popleft()
+                if self._schedule[job_id].state is State.PENDING:
+                    self._tell(job_id)
+            if self._schedule.finished:
+                break
+            self._wake_calm_waiters()
+            deadline = self._schedule.next_deadline()
+            wait = math.inf if deadline is None else max(0.0, deadline - self.clock())
+            with trio.move_on_after(wait):
+                self._handle(await self._inbox.get())
+                while self._inbox:
+                    self._handle(self._inbox.get_nowait())
+        for waiter in self._calm_waiters:
+            waiter.set()
+
+    def _handle(self, event: events.Event) -> None:
+        match event:
+            case events.Interrupt(detail, kill):
+                self._drain(detail, kill=kill)
+            case events.Pause(on):
+                self._schedule.pause() if on else self._schedule.resume()
+            case _ if self._attempts.get(event.attempt.job_id) is not event.attempt:
+                pass  # an answer that came after the attempt had been given up, or had ended
+            case events.HasStarted(attempt, started):
+                self._on_started(attempt, started)
+            case events.HasEnded(attempt, ended):
+                self._on_ended(attempt, ended)
+            case events.LaunchFailed(attempt, error):
+                self._preparer.give_back(attempt)
+                why = self._accounts[attempt.job_id].asked_to_end
+                self._finish(attempt, of_failed_launch(self._schedule[attempt.job_id], error, why))
+            case events.Lost(attempt, error):
+                self._on_lost(attempt, error)
+            case events.Unkillable(attempt, empty):
+                self._on_unkillable(attempt, empty)
+            case events.FreezeAnswer(attempt, confirmed):
+                self._on_freeze_answer(attempt, confirmed)
+            case events.ThawAnswer(attempt, confirmed):
+                self._on_thaw_answer(attempt, confirmed)
+
+    def _perform(self, action: Action) -> None:
+        now = self.clock()
+        match action:
+            case Launch(job_id, placement):
+                self._schedule.launch(job_id, placement, now)
+                attempt = Attempt(job_id, self.runs.attempt_name(self._serial), placement)
+                self._serial += 1
+                self._attempts[job_id] = attempt
+                self._accounts[job_id] = Account()
+                self._launches.post(attempt)
+            case Stop(job_id, cause):
+                self._stop(job_id, cause, now)
+            case Kill(job_id):
+                self._schedule.killed(job_id)
+                self._effects.kill(self._attempts[job_id])
+            case Requeue(job_id):
+                self._schedule.requeue(job_id, now)
+            case Cancel(job_id, reason):
+                self._accounts[job_id].reason = render(reason)
+                self._freed += self._schedule.finish(job_id, lifecycle.Event.CANCEL, now)
+                self._accounts[job_id].conclude(self._schedule[job_id])
+            case Freeze(job_id):
+                self._schedule.freezing(job_id, now)
+                self._effects.freeze(self._attempts[job_id])
+            case Thaw(job_id):
+                self._schedule.thawing(job_id)
+                self._effects.thaw(self._attempts[job_id])
+                return  # nothing that an onlooker sees has changed yet
+        self._tell(action.job)
+
+    # What the events do.
+
+    def _on_started(self, attempt: Attempt, started: Started) -> None:
+        job_id = attempt.job_id
+        attempt.started = started
+        self._freed += self._schedule.started(job_id, self.clock())
+        job = self._schedule[job_id]
+        account = self._accounts[job_id]
+        account.limits = self._preparer.readings(attempt, job, started)
+        refusal = missing((name, found.why) for name, found in account.limits.items() if found.value is None)
+        if job.stopping is not None:  # it was asked to end before it could be told
+            if job.stopping.kill_at is None:
+                self._effects.kill(attempt)
+            else:
+                self._effects.ask(attempt, thaw=False)
+        elif job.bounds.strict and refusal:
+            account.asked_to_end = refusal
+            self._schedule.stop(job_id, Cause.REFUSED, self.clock())
+            self._schedule.killed(job_id)
+            self._effects.kill(attempt)
+        self._tell(job_id)
+
+    def _on_ended(self, attempt: Attempt, ended: Ended) -> None:
+        job = self._schedule[attempt.job_id]
+        usage = self.driver.usage(ended.cgroup_texts)
+        if ended.network is not None:
+            sent, received = ended.network
+            usage = evolve(usage, net_sent_bytes=sent, net_received_bytes=received)
+        outcome = of_end(job, ended, usage, self._accounts[job.id].asked_to_end)
+        if ended.left:  # what could not be removed may still use the slot's address and ids: it stays taken
+            told = [outcome.reason] if outcome.reason else []
+            outcome = evolve(outcome, reason="; ".join([*told, f"left behind: {', '.join(ended.left)}"]))
+        else:
+            self._preparer.give_back(attempt)
+        self._finish(attempt, outcome, usage)
+
+    def _stop(self, job_id: str, cause: Cause, now: float) -> None:
+        before = self._schedule[job_id].state
+        account = self._accounts[job_id]
+        if cause is Cause.CANCELLED and self._schedule.draining is not None:
+            account.asked_to_end = self._schedule.draining.detail
+        self._schedule.stop(job_id, cause, now)
+        attempt = self._attempts[job_id]
+        if attempt.started is not None:
+            self._effects.ask(attempt, thaw=before is State.SUSPENDED)
+
+    def _on_lost(self, attempt: Attempt, error: BatchnsError) -> None:
+        self._effects.clear(attempt)
+        reason = f"{error}; how the job ended is not known"
+        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
+        self._drain(str(error), kill=True)
+
+    def _on_unkillable(self, attempt: Attempt, empty: bool) -> None:
+        attempt.scope.cancel()
+        reason = "it was killed, but the launcher does not say how it ended"
+        if empty:
+            self._effects.clear(attempt)
+        else:  # its address and ids stay taken: processes that use them are still there
+            reason = f"processes in its cgroup {attempt.name} do not die: they wait in the kernel, see ps and dmesg"
+        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
+
+    def _on_freeze_answer(self, attempt: Attempt, confirmed: bool) -> None:
+        if self._schedule[attempt.job_id].state is State.SUSPENDING:
+            self._schedule.frozen(attempt.job_id, self.clock(), confirmed=confirmed)
+            self._tell(attempt.job_id)
+        elif confirmed:  # it was asked to end meanwhile, and must run to do so
+            self._effects.thaw(attempt)
+
+    def _on_thaw_answer(self, attempt: Attempt, confirmed: bool) -> None:
+        if self._schedule[attempt.job_id].state is not State.SUSPENDED:
+            return
+        if confirmed:
+            self._schedule.thawed(attempt.job_id, self.clock())
+            self._tell(attempt.job_id)
+        else:
+            self._schedule.thaw_failed(attempt.job_id)
+
+    def _drain(self, detail: str, *, kill: bool) -> None:
+        for job in self._schedule.drain(detail, kill=kill):
+            self._accounts[job.id].conclude(job)
+            self._tell(job.id)
+
+    def _finish(self, attempt: Attempt, outcome: Outcome, usage: Usage | None = None) -> None:
+        job_id = attempt.job_id
+        del self._attempts[job_id]
+        attempt.over.set()
+        account = self._accounts[job_id]
+        account.end(outcome, usage or Usage())
+        self._freed += self._schedule.finish(job_id, outcome.event, self.clock(), retry=outcome.retry)
+        if job_id not in self._schedule.to_retry:
+            account.conclude(self._schedule[job_id])
+        self._tell(job_id)
+
+    def _tell(self, job_id: str) -> None:
+        job = self._schedule[job_id]
+        waits = render(explain(self._schedule, job_id)) if job.state is State.PENDING else ""
+        self.observer.job_changed(self._accounts[job_id].view(job, self.clock(), waits))
+
+    def _wake_calm_waiters(self) -> None:
+        """Tell `freeze_all` when every job has come to a state in which it stays."""
+        if not self._calm_waiters:
+            return
+        passing = (State.STARTING, State.SUSPENDING)
+        moving = self._schedule.to_freeze or any(self._schedule[job].state in passing for job in self._schedule.active)
+        if not (self._schedule.paused and moving):
+            for waiter in self._calm_waiters:
+                waiter.set()
+            self._calm_waiters.clear()
+
+    # The attempts' own tasks.
+
+    async def _launch_in_order(self) -> None:
+        while True:
+            await self._launch(await self._launches.get())
+
+    async def _launch(self, attempt: Attempt) -> None:
+        job = self._schedule[attempt.job_id]
+        if job.stopping is not None:
+            self._inbox.post(events.LaunchFailed(attempt, HostError("asked to end before it was launched")))
+            return
+        account = self._accounts[job.id]
+        with attempt.scope:
+            try:
+                plan = self._preparer.plan(attempt, job)
+                with self._preparer.descriptors(job) as (stdin, stdout, stderr):
+                    account.stdout, account.stderr = self._preparer.paths(job)
+                    try:
+                        started = await self.launcher.launch(plan, stdin, stdout, stderr)
+                    except StepError:
+                        raise
+                    except HostError as error:
+                        self._inbox.post(events.Lost(attempt, error))
+                        return
+            except (UserError, HostError) as error:
+                self._inbox.post(events.LaunchFailed(attempt, error))
+                return
+            attempt.scope = trio.CancelScope()
+            self._inbox.post(events.HasStarted(attempt, started))
+            self._effects.start(self._wait, attempt)
+
+    async def _wait(self, attempt: Attempt) -> None:
+        with attempt.scope:
+            try:
+                ended = await self.launcher.wait(attempt.name)
+            except HostError as error:
+                self._inbox.post(events.Lost(attempt, error))
+            else:
+                self._inbox.post(events.HasEnded(attempt, ended))
+
+    async def _abandon(self) -> None:
+        """Whatever still runs (only after a cancellation or a crash) is killed. Shielded, bounded."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                self._effects.nursery = nursery
+                for attempt in self._attempts.values():
+                    self._effects.clear(attempt)
+        self._attempts.clear()

@@ -1,0 +1,70 @@
+"""The node as /proc, /sys and batchns.toml describe it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchns.errors import HostError
+from batchns.model.config import Config, Node
+from batchns.supervise.node import cpu_list, format_cpu_list, read_node
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> dict[str, str]:
+    """Eight CPUs of which this process may use six, on two memory nodes; 16 GiB."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("Name:\tx\nCpus_allowed:\tfc\nCpus_allowed_list:\t0-2,4-6\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16777216 kB\nMemFree:  1 kB\n")
+    for number, cpus in enumerate(("0-3\n", "4-7\n")):
+        folder = tmp_path / f"sys/devices/system/node/node{number}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(cpus)
+    return {"proc": str(tmp_path / "proc"), "sys": str(tmp_path / "sys")}
+
+
+def test_what_the_process_may_use_is_handed_out(roots: dict[str, str]) -> None:
+    node = read_node(Config(), **roots)
+    assert node.cpus == (0, 1, 2, 4, 5, 6)
+    assert dict(node.mems) == {0: 0, 1: 0, 2: 0, 4: 1, 5: 1, 6: 1}
+    assert (node.memory, node.egress, node.ingress) == (16 << 30, None, None)
+
+
+def test_the_configuration_hands_out_less(roots: dict[str, str]) -> None:
+    config = Config(node=Node(cpus=(4, 5), memory=1 << 30, egress=10, ingress=20, resources={"gpus": 2}))
+    node = read_node(config, **roots)
+    assert (node.cpus, dict(node.mems), node.memory) == ((4, 5), {4: 1, 5: 1}, 1 << 30)
+    assert (node.egress, node.ingress, dict(node.named)) == (10, 20, {"gpus": 2})
+
+
+def test_the_configuration_cannot_hand_out_more(roots: dict[str, str]) -> None:
+    with pytest.raises(HostError, match="CPU 3 is not available to batchns - choose from 0-2,4-6"):
+        read_node(Config(node=Node(cpus=(2, 3))), **roots)
+    with pytest.raises(HostError, match="node.memory: 32GiB is more than this machine has - write at most 16GiB"):
+        read_node(Config(node=Node(memory=32 << 30)), **roots)
+
+
+def test_a_kernel_without_memory_nodes_has_one(roots: dict[str, str]) -> None:
+    node = read_node(Config(), proc=roots["proc"], sys="/nonexistent")
+    assert set(node.mems.values()) == {0}
+
+
+def test_this_machine_can_be_read() -> None:
+    node = read_node(Config())
+    assert set(node.cpus) == os.sched_getaffinity(0)
+    assert node.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@given(st.sets(st.integers(0, 300)))
+def test_cpu_lists_are_read_as_they_are_written(numbers: set[int]) -> None:
+    ascending = tuple(sorted(numbers))
+    assert cpu_list(format_cpu_list(ascending)) == ascending
+
+
+@pytest.mark.parametrize(("numbers", "text"), [((), ""), ((3,), "3"), ((0, 1, 2, 8), "0-2,8"), ((0, 2), "0,2")])
+def test_cpu_lists_are_in_the_kernels_format(numbers: tuple[int, ...], text: str) -> None:
+    assert format_cpu_list(numbers) == text

@@ -32,6 +32,19 @@ def open_or_skip() -> Driver:
     return driver
 
 
+def as_v1_only(folder: Path) -> Driver | None:
+    """On a hybrid host: a driver that sees only its v1 hierarchies, prepared. None on other hosts."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines(keepends=True)
+    if open_driver().mode != "hybrid":
+        return None
+    (folder / "self").mkdir()
+    (folder / "self" / "mountinfo").write_text("".join(line for line in mounts if " - cgroup2 " not in line))
+    (folder / "self" / "cgroup").write_text(Path("/proc/self/cgroup").read_text())
+    driver = open_driver(proc=str(folder))
+    driver.prepare()
+    return driver
+
+
 def in_vm() -> bool:
     """User Mode Linux: system calls and forks are slow there, and its clock does not see stolen time."""
     return "User Mode" in Path("/proc/cpuinfo").read_text()

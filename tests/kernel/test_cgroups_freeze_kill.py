@@ -11,18 +11,22 @@ from pathlib import Path
 
 import cgroup_jobs
 import pytest
-from cgroup_jobs import Job, cpu_seconds, needs_root, open_or_skip, within
+from cgroup_jobs import Job, as_v1_only, cpu_seconds, needs_root, open_or_skip, within
 
-from batchns.kernel.cgroups import actions
+from batchns.kernel.cgroups import actions, members
+from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
 
 pytestmark = [pytest.mark.kernel, needs_root]
 BOUND = 2.0  # seconds, of a kill
 
 
-@pytest.fixture
-def driver() -> Iterator[Driver]:
-    found = open_or_skip()
+@pytest.fixture(params=["host", "v1"])
+def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """This host's driver; on a hybrid host the pure v1 one as well."""
+    found = open_or_skip() if request.param == "host" else as_v1_only(tmp_path_factory.mktemp("proc"))
+    if found is None:
+        pytest.skip("this host is not a hybrid one: its own driver is tested above")
     yield found
     found.release()
 
@@ -106,6 +110,35 @@ def test_a_kill_ends_a_job_that(payload: Callable[[], None], frozen: bool, job: 
     assert within(1, lambda: job.driver.pids(job.name) == [])
     allowed = {-signal.SIGKILL, 0} if payload is cgroup_jobs.fork_on else {-signal.SIGKILL}
     assert {os.waitstatus_to_exitcode(status) for status in statuses} <= allowed
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
+def test_an_old_kernel_needs_other_means_to_kill_a_job_that(
+    payload: Callable[[], None], job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v2 before Linux 5.14 has no cgroup.kill, and a v1 host may have no freezer."""
+    for _ in range(3):
+        job.spawn(payload)
+    time.sleep(0.1)
+    monkeypatch.setattr("batchns.kernel.cgroups.v2._can_kill", lambda directory: False)
+    monkeypatch.setattr("batchns.kernel.cgroups.v1.V1Driver._hold_still", lambda self, name, deadline: False)
+    start = time.monotonic()
+    assert job.driver.kill(job.name, BOUND)
+    assert time.monotonic() - start < BOUND
+    assert within(1, lambda: not any(map(members.running, job.children)))
+
+
+def test_a_job_that_its_driver_did_not_start_is_found_and_killed(job: Job) -> None:
+    """A sweep after a crash: another driver, that prepared nothing, knows the job by its name alone."""
+    pid = job.spawn(cgroup_jobs.sleep)
+    other = type(job.driver) is type(open_driver()) and open_driver()
+    if not other:
+        pytest.skip("only this host's own driver can be opened anew")
+    assert job.name in other.names()
+    assert other.pids(job.name) == [pid]
+    assert other.read_usage(job.name).cpu_seconds is not None
+    assert other.kill(job.name, BOUND)
+    assert not members.running(pid)
 
 
 def test_killing_an_empty_or_absent_job_is_no_error(job: Job) -> None:

@@ -191,7 +191,7 @@ class V2Driver:
         deadline = time.monotonic() + timeout
         directory = self._directory(name)
         try:
-            if os.path.exists(f"{directory}/cgroup.kill"):
+            if _can_kill(directory):
                 files.write(f"{directory}/cgroup.kill", "1")
                 return _await(directory, "populated", 0, deadline)
             return _kill_by_hand(directory, deadline)
@@ -220,6 +220,11 @@ def _why_refused(controller: str, level: str, error: OSError) -> str:
     if error.errno == errno.EBUSY:
         return f"{level} has processes of its own, so it cannot hand {controller} down"
     return f"{level} does not hand {controller} down: {os.strerror(error.errno or 0)}"
+
+
+def _can_kill(directory: str) -> bool:
+    """Whether the kernel has cgroup.kill (or there is no such cgroup any more)."""
+    return os.path.exists(f"{directory}/cgroup.kill") or not os.path.exists(directory)
 
 
 def _freeze(directory: str, value: int, deadline: float) -> bool:

@@ -55,12 +55,16 @@ class Preparer:
     attached: tuple[int, int, int] | None = None
 
     def paths(self, job: Job) -> tuple[str | None, str | None]:
-        """Where the attempt's output goes; None when it is attached."""
+        """Where the attempt's stdout and stderr go; None when they are attached.
+
+        Raises:
+            UserError: the job's patterns are not known.
+        """
         return (None, None) if self.attached else self.outputs.paths(job)
 
     @contextmanager
-    def descriptors(self, job: Job) -> Iterator[tuple[int, int, int]]:
-        """stdin, stdout and stderr for the launcher, closed afterwards unless they are the caller's.
+    def descriptors(self, stdout: str | None, stderr: str | None) -> Iterator[tuple[int, int, int]]:
+        """stdin, stdout and stderr for the launcher, of these `paths`; closed afterwards unless they are the caller's.
 
         Raises:
             UserError: an output file cannot be written, or must not be.
@@ -70,8 +74,8 @@ class Preparer:
             return
         opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
         try:
-            for key, path in zip(("stdout", "stderr"), self.outputs.paths(job), strict=True):
-                opened.append(self.outputs.open(key, path))
+            for key, path in (("stdout", stdout), ("stderr", stderr)):
+                opened.append(self.outputs.open(key, path or os.devnull))
             yield opened[0], opened[1], opened[2]
         finally:
             for fd in opened:

@@ -343,10 +343,11 @@ class Supervisor:
         with attempt.scope:
             try:
                 plan = self._preparer.plan(attempt, job)
-                with self._preparer.descriptors(job) as (stdin, stdout, stderr):
-                    account.stdout, account.stderr = self._preparer.paths(job)
+                paths = self._preparer.paths(job)
+                with self._preparer.descriptors(*paths) as fds:
+                    account.stdout, account.stderr = paths
                     try:
-                        started = await self.launcher.launch(plan, stdin, stdout, stderr)
+                        started = await self.launcher.launch(plan, *fds)
                     except StepError:
                         raise
                     except HostError as error:

@@ -264,18 +264,18 @@ def test_an_illegal_event_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kinds", [1, 10_000])
 def test_ten_thousand_waiting_jobs_are_decided_upon_in_a_few_milliseconds(kinds: int) -> None:
-    """Whether they are all alike or all different; the best of five, against a bound with room for a busy machine."""
+    """Whether all alike or all different; the best of five, in CPU time: other work may run beside the tests."""
     jobs = [spec(memory=GIB + 4096 * (number % kinds)) for number in range(10_000)]
     schedule = schedule_of(jobs, node(64, memory=512 * GIB))
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         actions = decide(schedule, 0.0)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert launched(actions) == [str(number) for number in range(1, 65)]
     for action in actions:
         perform(schedule, action, 0.0)
-    start = time.perf_counter()
+    start = time.process_time()
     assert decide(schedule, 0.0) == []
-    assert time.perf_counter() - start < 0.005
+    assert time.process_time() - start < 0.005
     assert min(seconds) < 0.05

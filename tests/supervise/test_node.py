@@ -44,7 +44,7 @@ def test_the_configuration_hands_out_less(roots: dict[str, str]) -> None:
 def test_the_configuration_cannot_hand_out_more(roots: dict[str, str]) -> None:
     with pytest.raises(HostError, match="CPU 3 is not available to batchns - choose from 0-2,4-6"):
         read_node(Config(node=Node(cpus=(2, 3))), **roots)
-    with pytest.raises(HostError, match="node.memory: 32GiB is more than this machine has - write at most 16GiB"):
+    with pytest.raises(HostError, match="32GiB is more than this machine has - write at most 16GiB"):
         read_node(Config(node=Node(memory=32 << 30)), **roots)
 
 

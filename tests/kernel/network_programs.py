@@ -83,6 +83,17 @@ def send_from(source: str, address: str, port: int, data: bytes) -> None:
         sock.sendto(ip + udp, (address, 0))
 
 
+def path_mtu(address: str) -> int:
+    """The MTU of the path to `address`, as a datagram of 1400 bytes that nobody may fragment finds it."""
+    ip_mtu_discover, do, ip_mtu = 10, 2, 14  # include/uapi/linux/in.h
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, ip_mtu_discover, do)
+        sock.connect((address, 9))
+        sock.send(bytes(1400))
+        time.sleep(0.2)
+        return sock.getsockopt(socket.IPPROTO_IP, ip_mtu)
+
+
 def pour(address: str, port: int, seconds: float) -> None:
     """Connect and send as much as goes through."""
     with socket.create_connection((address, port), timeout=10) as sock:

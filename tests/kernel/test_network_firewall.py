@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,17 @@ def test_nothing_unasked_reaches_a_job(world: World, run_folder: str) -> None:
         assert world.outside.call(programs.connect, plan.job_address, PORT) == "connected", "without rules"
         world.outside.call(programs.send_datagram, plan.job_address, PORT, b"unasked")
         assert job.call(programs.receive, PORT)[0] == b"unasked"
+
+
+def test_a_job_learns_that_the_hosts_uplink_takes_smaller_packets_only(world: World, run_folder: str) -> None:
+    """The host's word on it is the one thing that it sends to jobs unasked."""
+    job = world.job(world.plan())
+    subprocess.run(["/usr/sbin/ip", "link", "set", UPLINK, "mtu", "1300"], check=True)
+    with holder(run_folder):
+        nft("insert rule inet", rules.TABLE, "output icmp type destination-unreachable drop")
+        assert job.call(programs.path_mtu, OUTSIDE) == 1500, "without that word"
+    with holder(run_folder):
+        assert job.call(programs.path_mtu, OUTSIDE) == 1300
 
 
 @pytest.mark.parametrize("guard", ["the firewall", "the link"])

@@ -22,7 +22,7 @@ from batchns.model.result import JobResult
 from batchns.units import format_duration, format_size, printable
 
 PIPE_WIDTH = 80  # columns where there is no terminal to ask
-NAME_WIDTH = 18  # a longer name is shortened in tables
+NAME_WIDTH = 18  # a longer name is shortened where there is no room for it
 REASON_WIDTH = 14  # a reason column narrower than this says nothing: it is left out
 
 STYLES: Mapping[State, str] = {
@@ -90,7 +90,7 @@ def _cells(result: JobResult) -> tuple[str, ...]:
     usage = result.usage
     return (
         printable(result.job_id),
-        fit(printable(result.name), NAME_WIDTH),
+        printable(result.name),
         result.state.value,
         exit_text(result),
         format_duration(result.queued_seconds),
@@ -105,6 +105,10 @@ def result_table(results: Sequence[JobResult], width: int) -> Table:
     rows = [_cells(result) for result in results]
     widths = [max([len(title), *(cell_len(row[i]) for row in rows)]) for i, (title, _) in enumerate(_COLUMNS)]
     room = width - sum(widths) - 2 * len(widths)
+    if room < -2:  # the last column needs no gap after it; names give way down to NAME_WIDTH
+        widths[1] = max(min(widths[1], NAME_WIDTH), widths[1] + room + 2)
+        rows = [(row[0], fit(row[1], widths[1]), *row[2:]) for row in rows]
+        room = 0
     reasons = [_reason(result) for result in results]
     with_reason = any(reasons) and room >= REASON_WIDTH
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")

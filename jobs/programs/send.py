@@ -1,12 +1,15 @@
-"""send.py MBIT: send datagrams for four seconds and compare the rate on the wire with MBIT, within 5 percent."""
+"""send.py MBIT: send datagrams for four seconds and compare the rate with MBIT, within 5 percent."""
 
 import pathlib
 import socket
+import statistics
 import struct
 import sys
 import time
 
-WARM_UP, SECONDS = 1.0, 4.0  # the shaper lets a first burst through at once: it is not measured
+# A rate is what TCP can carry as payload in full-size segments: 1448 bytes in each frame of 1514, the rest is headers.
+FRAME, PAYLOAD = 1514, 1448
+WARM_UP, WINDOW, WINDOWS = 1.0, 0.5, 8  # the shaper lets a first burst through at once: it is not measured
 
 
 def gateway() -> str:
@@ -27,22 +30,38 @@ def sent_bytes() -> int:
     sys.exit("this job has no eth0")
 
 
+def waiting() -> float:
+    """Seconds that this process was ready to run and had no CPU: the second number of /proc/self/schedstat."""
+    return int(pathlib.Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+
 asked = float(sys.argv[1])
 target = (gateway(), 9)  # the discard port
 link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 # A small buffer, so that a send waits for the shaper instead of filling the shaper's queue, which would drop.
 link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
-payload = bytes(1400)
+datagram = bytes(FRAME - 14 - 20 - 8)  # less the headers of Ethernet, IP and UDP
 
-begin = time.monotonic()
-while time.monotonic() < begin + WARM_UP:
-    link.sendto(payload, target)
-start, before = time.monotonic(), sent_bytes()
-while time.monotonic() < start + SECONDS:
-    link.sendto(payload, target)
-took, after = time.monotonic() - start, sent_bytes()
 
-rate = (after - before) * 8 / took / 1e6
-print(f"sent {(after - before) / 1e6:.2f} MB in {took:.2f} s: {rate:.2f} Mbit/s, asked for {asked:.0f}")
+def send_for(seconds: float) -> tuple[float, float]:
+    """Send for so long: Mbit/s on the wire, and the seconds that it really took."""
+    start, before = time.monotonic(), sent_bytes()
+    while time.monotonic() < start + seconds:
+        link.sendto(datagram, target)
+    took = time.monotonic() - start
+    return (sent_bytes() - before) * 8 / took / 1e6, took
+
+
+send_for(WARM_UP)
+stalled = waiting()
+windows = [send_for(WINDOW) for _ in range(WINDOWS)]
+stalled = waiting() - stalled
+
+# The median, so that a moment in which the machine was busy elsewhere does not count as the shaper's rate.
+wire = statistics.median(rate for rate, _ in windows)
+mean = sum(rate * took for rate, took in windows) / sum(took for _, took in windows)
+rate = wire * PAYLOAD / FRAME
+print(f"{wire:.2f} Mbit/s on the wire are {rate:.2f} of TCP payload; asked for {asked:.0f}")
+print(f"median of {WINDOWS} windows; mean {mean * PAYLOAD / FRAME:.2f}; {stalled:.2f} s spent waiting for a CPU")
 if abs(rate / asked - 1) > 0.05:
     sys.exit("the rate is not the one that was asked for")

@@ -272,12 +272,15 @@ class Supervisor:
         self._drain(str(error), kill=True)
 
     def _on_unkillable(self, attempt: Attempt, empty: bool) -> None:
+        """Given up. The address and ids of one that may still have processes, or get them, stay taken."""
         attempt.scope.cancel()
-        reason = "it was killed, but the launcher does not say how it ended"
-        if empty:
-            self._effects.clear(attempt)
-        else:  # its address and ids stay taken: processes that use them are still there
+        if not empty:
             reason = f"processes in its cgroup {attempt.name} do not die: they wait in the kernel, see ps and dmesg"
+        elif attempt.started is None:
+            reason = "it was to end while it was being launched, and the launcher does not answer"
+        else:
+            reason = "it was killed, but the launcher does not say how it ended"
+            self._effects.clear(attempt)
         self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
 
     def _on_freeze_answer(self, attempt: Attempt, confirmed: bool) -> None:

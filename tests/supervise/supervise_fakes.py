@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ class Behaviour:
     launch_error: HostError | None = None
     ignores_sigterm: bool = False
     dies: bool = True  # when it is killed
+    reported: bool = True  # the launcher tells of its end
     left: tuple[str, ...] = ()
 
 
@@ -146,6 +148,8 @@ class FakeDriver:
     unavailable: tuple[tuple[str, str], ...] = ()
     not_in_force: tuple[str, ...] = ()  # found only when it runs
     freezes: bool = True
+    thaw_failures: int = 0
+    vanished: bool = False  # the cgroups are gone when someone freezes them
 
     def prepare(self) -> None: ...
 
@@ -172,12 +176,17 @@ class FakeDriver:
         return []
 
     def freeze(self, name: str, timeout: float) -> bool:
+        if self.vanished:
+            raise FileNotFoundError(errno.ENOENT, name)
         if self.freezes:
             self.host.processes[name].frozen = True
             self.host.processes[name].change()
         return self.freezes
 
     def thaw(self, name: str, timeout: float) -> bool:
+        if self.thaw_failures:
+            self.thaw_failures -= 1
+            return False
         self.host.processes[name].frozen = False
         obey(self.launcher, name)
         return True
@@ -187,7 +196,7 @@ class FakeDriver:
         process = self.host.processes.get(name)
         if process is None:
             return True
-        if process.behaviour.dies and process.end is None:
+        if process.behaviour.dies and process.behaviour.reported and process.end is None:
             process.end = self.launcher._ended(name, None, None)
             process.change()
         return process.behaviour.dies

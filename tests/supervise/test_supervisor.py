@@ -232,6 +232,22 @@ def test_a_job_that_cannot_be_killed_is_given_up_and_its_slot_kept(tmp_path: Pat
     assert len(here.runs.taken) == 1
 
 
+def test_a_job_whose_end_is_never_reported_is_given_up_and_cleared(tmp_path: Path) -> None:
+    here = bench(tmp_path, {"job": Behaviour(seconds=1e9, ignores_sigterm=True, reported=False)})
+    result = here.run([spec(tmp_path)], at(5, "kill"))["7"]
+    assert (result.state, result.running_seconds) == (S.NODE_FAIL, 15.0)
+    assert result.reason == "it was killed, but the launcher does not say how it ended"
+    assert (here.host.removed, here.runs.taken) == (["abcde-0"], [])
+
+
+def test_a_launch_that_hangs_does_not_hold_up_an_interrupt(tmp_path: Path) -> None:
+    here = bench(tmp_path, {"job": Behaviour(launch_seconds=1e9)})
+    result = here.run([spec(tmp_path)], at(5, "kill"))["7"]
+    assert (result.state, result.running_seconds) == (S.NODE_FAIL, 15.0)
+    assert "the launcher does not answer" in result.reason
+    assert len(here.runs.taken) == 1
+
+
 def test_what_a_job_leaves_behind_is_said_and_its_slot_kept(tmp_path: Path) -> None:
     here = bench(tmp_path, {"job": Behaviour(exit_code=2, left=("/cg/abcde-0",))})
     assert here.run([spec(tmp_path)])["7"].reason == "exit code 2; left behind: /cg/abcde-0"
@@ -269,6 +285,26 @@ def test_a_freeze_that_the_kernel_does_not_confirm_is_rolled_back(tmp_path: Path
     assert frozen == [False]
     assert (result.state, ledger(result)) == (S.COMPLETED, (0, 8, 0))
     assert here.watcher.states("7")[2:] == [S.RUNNING, S.SUSPENDING, S.RUNNING, S.COMPLETED]
+
+
+def test_a_freeze_of_a_job_that_just_ended_is_no_error(tmp_path: Path) -> None:
+    async def pause(here: Bench) -> None:
+        await trio.sleep(5)
+        assert not await here.supervisor.freeze_all()
+
+    here = bench(tmp_path, {"job": Behaviour(seconds=8)}, vanished=True)
+    assert here.run([spec(tmp_path)], pause)["7"].state is S.COMPLETED
+
+
+def test_a_thaw_that_the_kernel_does_not_confirm_is_tried_again(tmp_path: Path) -> None:
+    async def pause(here: Bench) -> None:
+        await trio.sleep(1)
+        assert await here.supervisor.freeze_all()
+        await trio.sleep(1)
+        here.supervisor.thaw_all()
+
+    here = bench(tmp_path, {"job": Behaviour(seconds=3)}, thaw_failures=2)
+    assert ledger(here.run([spec(tmp_path)], pause)["7"]) == (0, 3, 3)
 
 
 def test_a_job_that_starts_during_a_pause_is_frozen_too(tmp_path: Path) -> None:

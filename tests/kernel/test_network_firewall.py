@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import subprocess
@@ -44,6 +45,10 @@ def table_exists() -> bool:
 
 def holder(run_folder: str, *, nat: bool = True, pool: str = POOL) -> Firewall:
     return Firewall(run_folder=run_folder, pool=pool, nat=nat)
+
+
+def leftovers(run_folder: str) -> list[str]:
+    return [path.name for path in (Path(run_folder) / "firewall").iterdir()]
 
 
 def test_a_job_reaches_the_outside_with_the_hosts_address(world: World, run_folder: str) -> None:
@@ -198,7 +203,7 @@ def test_a_hold_installs_and_leaving_removes_everything(world: World, run_folder
             pass
         assert forwarding() == "1" and table_exists(), "the first is still there"
     assert forwarding() == "0" and not table_exists()
-    assert [path.name for path in (Path(run_folder) / "firewall").iterdir()] == ["lock"]
+    assert leftovers(run_folder) == ["lock"]
 
 
 def test_forwarding_that_was_on_before_stays_on(world: World, run_folder: str) -> None:
@@ -275,7 +280,25 @@ def test_a_machine_without_nft_is_told_what_to_install(
     with pytest.raises(HostError, match="apt-get install nftables"):
         holder(run_folder).hold()
     assert forwarding() == "0"
+    assert leftovers(run_folder) == ["lock"]
     assert ["apt-get install nftables" in problem for problem in firewall.problems()] == [True]
+
+
+def test_rules_that_the_kernel_refuses_leave_nothing_behind(
+    world: World, run_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(rules, "_RULES", "table inet {table} {{ chain c {{ jump nowhere; }} }}\n")
+        with pytest.raises(HostError, match="nft: .*No such file"):
+            holder(run_folder).hold()
+    assert forwarding() == "0" and not table_exists()
+    assert leftovers(run_folder) == ["lock"]
+
+
+def test_somebody_who_is_not_root_is_told_so(world: World) -> None:
+    ordinary = world.place(os.setresuid, 65534, 65534, 65534)
+    with pytest.raises(HostError, match="permission denied - run batchns as root"):
+        ordinary.call(Firewall.hold, holder("/root/batchns-test"))
 
 
 @pytest.mark.parametrize("table", ["inet guard", "ip filter"])

@@ -105,6 +105,7 @@ def test_an_address_that_is_taken_is_reported_and_nothing_is_left(world: World) 
         world.job(plan._replace(host_name="bnsother"))
     assert caught.value.step == "network: add the route"
     assert (caught.value.path, caught.value.errno) == (plan.job_address, errno.EEXIST)
+    assert "another batchns" in caught.value.hint
     assert within(5, lambda: socket.if_nameindex() == before)
 
 

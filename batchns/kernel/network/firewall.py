@@ -73,7 +73,7 @@ class Firewall:
         """Install what is needed for this holder beside the others. Holding twice is holding once.
 
         Raises:
-            HostError: no nft, the kernel refuses the rules, or the pool is taken; nothing has changed.
+            HostError: not root, no nft, the kernel refuses the rules, or the pool is taken; nothing has changed.
         """
         if self._held:
             return
@@ -106,9 +106,12 @@ class Firewall:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone among all batchns of this machine, waiting at most `_LOCK_SECONDS`."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._folder / "lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except PermissionError as error:
+            raise HostError(f"{error.filename}: permission denied", "run batchns as root") from error
         try:
             end = time.monotonic() + _LOCK_SECONDS
             while not _try_lock(descriptor):
@@ -266,22 +269,25 @@ def _nft(*arguments: str, script: str = "") -> str:
     """What nft prints.
 
     Raises:
-        HostError: there is no nft, or it refuses.
+        HostError: there is no nft, it refuses, or it does not come to an end.
     """
     program = shutil.which("nft", path=_PROGRAMS)
     if program is None:
         raise HostError(
             'the program nft is not installed; jobs with network.mode = "private" need it', "apt-get install nftables"
         )
-    done = subprocess.run(
-        [program, *arguments],
-        input=script,
-        capture_output=True,
-        text=True,
-        env={"LC_ALL": "C"},
-        timeout=_NFT_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            input=script,
+            capture_output=True,
+            text=True,
+            env={"LC_ALL": "C"},
+            timeout=_NFT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(f"nft: no answer within {_NFT_SECONDS:.0f} s", "see what holds it up: ps -C nft") from None
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise HostError(

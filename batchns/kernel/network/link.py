@@ -5,7 +5,7 @@
    Nothing here is ever deleted by hand (deleting a veth blocks for 20 ms).
 3. Three writes: the pair, the host's end, the job's end. What the job may send is bounded before it can send.
 
-Imports os, socket, struct and the syscall layer only: the launcher carries this module.
+Little is imported (os, socket, struct, the syscall layer): the launcher carries this module.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from batchns.kernel.network.types import Counters, NetworkPlan, Shapers
 
 _LOOPBACK = 1  # its index in every network namespace
 _CLONE_NEWNET = 0x40000000
+_TAKEN = "does another batchns use this address? Write a pool of its own under [network] in batchns.toml"
 
 
 def set_up(plan: NetworkPlan) -> Shapers:
@@ -104,7 +105,7 @@ def _set_up_host_end(host: Socket, plan: NetworkPlan, link: int) -> int | None:
         [
             messages.route_for_job(name, link),
             messages.link_up(name, link),
-            messages.new_route(plan.job_address, link),
+            messages.new_route(plan.job_address, link)._replace(hint=_TAKEN),
             messages.new_neighbour(plan.job_address, plan.job_mac, link),
         ],
     )

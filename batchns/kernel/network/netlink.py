@@ -43,13 +43,17 @@ _LONGEST_ANSWER = 64 * 1024
 
 
 class Request(NamedTuple):
-    """One message. `operation` and `path` say what is done to what, for the error if the kernel refuses it."""
+    """One message. `operation` and `path` say what is done to what, for the error if the kernel refuses it.
+
+    `hint` is what to do about a refusal that the kernel itself does not explain.
+    """
 
     operation: str
     path: str
     type: int
     flags: int
     body: bytes
+    hint: str = ""
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -153,7 +157,7 @@ class Socket:
                 (code,) = _ERROR.unpack_from(body)
                 if code:
                     request = requests[sequence - 1]
-                    hint = _explanation(flags, body)
+                    hint = _explanation(flags, body) or request.hint
                     refused[sequence] = StepError(f"network: {request.operation}", request.path, -code, hint)
         if refused:
             raise refused[min(refused)]

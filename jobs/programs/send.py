@@ -63,5 +63,10 @@ mean = sum(rate * took for rate, took in windows) / sum(took for _, took in wind
 rate = wire * PAYLOAD / FRAME
 print(f"{wire:.2f} Mbit/s on the wire are {rate:.2f} of TCP payload; asked for {asked:.0f}")
 print(f"median of {WINDOWS} windows; mean {mean * PAYLOAD / FRAME:.2f}; {stalled:.2f} s spent waiting for a CPU")
-if abs(rate / asked - 1) > 0.05:
-    sys.exit("the rate is not the one that was asked for")
+if rate > 1.05 * asked:
+    sys.exit("the limit does not hold")
+if rate < 0.95 * asked:
+    # A sender without a CPU is slow under any shaper: then a low rate says nothing of the limit, and is not a failure.
+    if stalled < WINDOWS * WINDOW / 2:
+        sys.exit("the rate is lower than what was asked for")
+    print("too slow, and more than half of the time without a CPU: this machine is too busy to tell")

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from attrs import frozen
 
 from batchns.core.demand import Demand
@@ -26,7 +28,7 @@ class Placement:
 class Room:
     """What is free of a node. `copy` it to try something out: decisions never touch the original."""
 
-    __slots__ = ("_capacity", "_idle", "_load", "_slack", "egress", "ingress", "memory", "named")
+    __slots__ = ("_capacity", "_idle", "_load", "_slack", "egress", "ingress", "jobs", "memory", "named")
 
     def __init__(self, capacity: NodeCapacity) -> None:
         self._capacity = capacity
@@ -37,19 +39,20 @@ class Room:
         self.egress = capacity.egress or 0
         self.ingress = capacity.ingress or 0
         self.named = dict(capacity.named)
+        self.jobs = sys.maxsize if capacity.jobs is None else capacity.jobs
 
     def copy(self) -> Room:
         other = Room.__new__(Room)
         other._capacity, other._load = self._capacity, self._load.copy()
         other._idle, other._slack = self._idle, self._slack
         other.memory, other.egress, other.ingress = self.memory, self.egress, self.ingress
-        other.named = self.named.copy()
+        other.named, other.jobs = self.named.copy(), self.jobs
         return other
 
     @property
     def exhausted(self) -> bool:
-        """No CPU has any part left: nothing at all can be placed."""
-        return self._slack == 0
+        """No CPU has any part left, or there are as many jobs as may be: nothing at all can be placed."""
+        return self._slack == 0 or self.jobs == 0
 
     def load(self, cpu: int) -> int:
         """Millionths of `cpu` that are taken."""
@@ -59,6 +62,7 @@ class Room:
         """Whether `place` would find a place. Cheap: it is asked of every kind of waiting job."""
         return (
             self._fits_cpus(demand)
+            and self.jobs > 0
             and demand.memory <= self.memory
             and demand.egress <= self.egress
             and demand.ingress <= self.ingress
@@ -71,6 +75,7 @@ class Room:
             return self._cpu_shortage(demand)
         capacity = self._capacity
         plain = (
+            ("jobs", 1, self.jobs, capacity.jobs or 0),
             ("memory", demand.memory, self.memory, capacity.memory),
             ("egress", demand.egress, self.egress, capacity.egress or 0),
             ("ingress", demand.ingress, self.ingress, capacity.ingress or 0),
@@ -106,6 +111,7 @@ class Room:
             self._load[cpu] = before + amount
             self._idle += (before + amount == 0) - (before == 0)
         self._slack = FULL - min(self._load.values())
+        self.jobs -= sign
         self.memory -= sign * demand.memory
         self.egress -= sign * demand.egress
         self.ingress -= sign * demand.ingress

@@ -32,7 +32,7 @@ class Why(Enum):
 class Shortage:
     """The resource that is lacking. Bytes, bits per second, millionths of a CPU ("cpus"), else a count."""
 
-    resource: str  # "cpus", "cpuset", "memory", "egress", "ingress", or a name from batchns.toml
+    resource: str  # "cpus", "cpuset", "jobs", "memory", "egress", "ingress", or a name from batchns.toml
     needed: int
     free: int
     total: int

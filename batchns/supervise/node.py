@@ -10,6 +10,7 @@ from pathlib import Path
 
 from batchns.core.node import NodeCapacity
 from batchns.errors import HostError
+from batchns.kernel.network import addresses
 from batchns.model.config import Config
 from batchns.units import format_size
 
@@ -45,6 +46,7 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         egress=config.node.egress,
         ingress=config.node.ingress,
         named=config.node.resources,
+        jobs=min(config.isolation.id_ranges, addresses.capacity(config.network.pool)),
     )
 
 

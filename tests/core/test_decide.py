@@ -41,6 +41,15 @@ def test_memory_holds_a_job_back_although_cpus_are_free() -> None:
     assert launched(settle(schedule, 1.0)) == ["2"]
 
 
+def test_no_more_jobs_run_than_there_are_places_for() -> None:
+    """Addresses and id ranges may run out before CPUs do."""
+    schedule = schedule_of([spec(tasks=3, cpus=0.1)], node(4, jobs=2))
+    assert launched(settle(schedule, 0.0)) == ["1_0", "1_1"]
+    assert render(explain(schedule, "1_2")) == "waits for jobs: 1 needed, 0 of 2 free"
+    end(schedule, "1_0")
+    assert launched(settle(schedule, 1.0)) == ["1_2"]
+
+
 def test_an_array_starts_no_more_tasks_than_its_throttle() -> None:
     """And holds nobody else of the same demand back."""
     schedule = schedule_of([spec("array", tasks=5, throttle=2), spec("other", priority=1)], node(8))

@@ -20,7 +20,7 @@ from batchns.model.config import Config
 from batchns.model.job import Condition, JobSpec, Network
 from batchns.model.lifecycle import Event, State
 
-NODE = node(6, memory=12 * GIB, per_memory_node=3, egress=100, ingress=50, named={"gpus": 2, "tapes": 3})
+NODE = node(6, memory=12 * GIB, per_memory_node=3, egress=100, ingress=50, named={"gpus": 2, "tapes": 3}, jobs=7)
 CONFIG = Config()
 ENDS = [Event.EXITED_OK, Event.EXITED_BAD, Event.OOM, Event.LOST]
 
@@ -76,10 +76,12 @@ def check_capacity(schedule: Schedule, capacity: NodeCapacity) -> None:
             assert all(owners[cpu] == 1 for cpu in job.placement.cpus)
         used.update({"memory": job.demand.memory, "egress": job.demand.egress, "ingress": job.demand.ingress})
         used.update(dict(job.demand.named))
+        used["jobs"] += 1
         assert job.throttle is None or tasks[job.array_id] <= job.throttle
     assert set(load) <= set(capacity.cpus)
     assert all(amount <= FULL for amount in load.values())
     assert used["memory"] <= capacity.memory
+    assert capacity.jobs is None or used["jobs"] <= capacity.jobs
     assert used["egress"] <= (capacity.egress or 0)
     assert used["ingress"] <= (capacity.ingress or 0)
     assert all(used[name] <= count for name, count in capacity.named.items())

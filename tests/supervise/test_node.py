@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchns.errors import HostError
-from batchns.model.config import Config, Node
+from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node
 from batchns.supervise.node import cpu_list, format_cpu_list, read_node
 
 
@@ -39,6 +39,11 @@ def test_the_configuration_hands_out_less(roots: dict[str, str]) -> None:
     node = read_node(config, **roots)
     assert (node.cpus, dict(node.mems), node.memory) == ((4, 5), {4: 1, 5: 1}, 1 << 30)
     assert (node.egress, node.ingress, dict(node.named)) == (10, 20, {"gpus": 2})
+
+
+def test_as_many_jobs_run_at_a_time_as_there_are_addresses_and_id_ranges(roots: dict[str, str]) -> None:
+    assert read_node(Config(network=NetworkSettings(pool="10.9.0.0/29")), **roots).jobs == 6
+    assert read_node(Config(isolation=IsolationSettings(id_ranges=3)), **roots).jobs == 3
 
 
 def test_the_configuration_cannot_hand_out_more(roots: dict[str, str]) -> None:

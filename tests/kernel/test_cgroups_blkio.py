@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import cgroup_aio
 import pytest
 from cgroup_jobs import Job, jobs, needs_root, open_or_skip
 
@@ -19,7 +21,6 @@ from batchns.kernel.cgroups.interface import Driver, Limits
 pytestmark = [pytest.mark.kernel, needs_root]
 MIB = 1 << 20
 SIZE = 64 * MIB
-BLOCK = MIB // 8
 
 
 @pytest.fixture
@@ -51,44 +52,33 @@ def bfq(device: str) -> Iterator[None]:
     try:
         queue.joinpath("iosched/low_latency").write_text("0")
         queue.joinpath("iosched/strict_guarantees").write_text("1")
+        queue.joinpath("iosched/max_budget").write_text("8192")  # sectors: turns end by service, not by time
         yield
     finally:
         queue.joinpath("scheduler").write_text(before)
 
 
-def reader(device: str, start: int, end: int | None = None) -> Callable[[], None]:
-    """Direct reads of one area of the device, again and again; with `end`, once from `start` to there."""
-
-    def read() -> None:
-        descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
-        buffer = mmap.mmap(-1, BLOCK)
-        while True:
-            for offset in range(start, end or start + SIZE // 2, BLOCK):
-                os.preadv(descriptor, [buffer], offset)
-            if end:
-                os._exit(0)
-
-    return read
-
-
+@pytest.mark.skipif(not cgroup_aio.SUPPORTED, reason="the numbers of the AIO system calls are not known here")
 def test_weights_of_4_to_1_give_reads_of_4_to_1(disk: str) -> None:
-    """Within 25 %, on every hierarchy version: over the long run, since bfq serves its queues in turns."""
-    with bfq(disk), prepared() as driver:
-        few, many = Limits(blkio_weight=100), Limits(blkio_weight=400)
-        with jobs(driver, (f"t{os.getpid()}-1", few), (f"t{os.getpid()}-4", many)) as (one, four):
-            readings = driver.readings(many, four.plan, four.values)["blkio_weight"]
-            assert (readings.value, readings.source.endswith("bfq.weight")) == (400, True)
-            one.spawn(reader(disk, 0))
-            four.spawn(reader(disk, SIZE // 2))
-            time.sleep(0.5)
-            start = read_bytes(driver, one), read_bytes(driver, four)
-            ratios = []
-            for _ in range(6):
-                time.sleep(2)
-                ratios.append((read_bytes(driver, four) - start[1]) / (read_bytes(driver, one) - start[0]))
-                if len(ratios) >= 3 and ratios[-1] == pytest.approx(4, rel=0.25):
-                    break
-    assert ratios[-1] == pytest.approx(4, rel=0.25), ratios
+    """Within 25 %, on every hierarchy version: the median of windows, since other load disturbs some."""
+    few, many = Limits(blkio_weight=100), Limits(blkio_weight=400)
+    with (
+        bfq(disk),
+        prepared() as driver,
+        jobs(driver, (f"t{os.getpid()}-1", few), (f"t{os.getpid()}-4", many)) as (one, four),
+    ):
+        reading = driver.readings(many, four.plan, four.values)["blkio_weight"]
+        assert (reading.value, reading.source.endswith("bfq.weight")) == (400, True)
+        area = SIZE // 4
+        for number, job in enumerate((one, one, four, four)):
+            job.spawn(cgroup_aio.reader(disk, number * area, area, block=MIB // 4, depth=16))
+        time.sleep(0.5)
+        ratios: list[float] = []
+        while len(ratios) < 3 or (len(ratios) < 9 and statistics.median(ratios) != pytest.approx(4, rel=0.2)):
+            before = read_bytes(driver, one), read_bytes(driver, four)
+            time.sleep(2)
+            ratios.append((read_bytes(driver, four) - before[1]) / (read_bytes(driver, one) - before[0]))
+    assert statistics.median(ratios) == pytest.approx(4, rel=0.25), ratios
 
 
 def test_bytes_that_a_job_read_and_wrote_are_counted(disk: str) -> None:
@@ -97,7 +87,9 @@ def test_bytes_that_a_job_read_and_wrote_are_counted(disk: str) -> None:
     def write() -> None:
         descriptor = os.open(disk, os.O_WRONLY | os.O_DIRECT)
         os.pwritev(descriptor, [mmap.mmap(-1, 3 * MIB)], 0)
-        reader(disk, 0, 5 * MIB)()
+        descriptor = os.open(disk, os.O_RDONLY | os.O_DIRECT)
+        os.preadv(descriptor, [mmap.mmap(-1, 5 * MIB)], 0)
+        os._exit(0)
 
     with prepared() as driver, Job(driver, f"t{os.getpid()}-rw") as job:
         before = driver.read_usage(job.name)

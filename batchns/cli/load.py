@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -56,13 +55,14 @@ def read_files(paths: Iterable[str], config: Config) -> Loaded:
     """Files, folders (all *.toml in them but batchns.toml, by name) and "-" for standard input."""
     files: dict[str, list[JobSpec]] = {}
     problems: list[Problem] = []
-    for path in paths:
+    for name in _expanded(paths, problems):
         try:
-            for name in _expand(path):
-                # Given twice is read twice, and its names are then there twice: a mistake that is worth a message.
-                files.setdefault(name, []).extend(_read_jobs(name, config))
+            jobs = _read_jobs(name, config)
         except JobFileErrors as errors:
             problems += errors.problems
+        else:
+            # Given twice is read twice, and its names are then there twice: a mistake that is worth a message.
+            files.setdefault(name, []).extend(jobs)
     loaded = Loaded(files)
     for check in (check_names, check_dependencies):
         if not problems:
@@ -84,8 +84,19 @@ def find_config(
     Raises:
         JobFileErrors: the file named cannot be read, or something is wrong in it.
     """
-    path = explicit or environ.get(CONFIG_VARIABLE) or (system if Path(system).exists() else None)
+    path = explicit or environ.get(CONFIG_VARIABLE) or (system if _is_there(system) else None)
     return parse_config(read_bounded(path), path) if path else Config()
+
+
+def _is_there(path: str) -> bool:
+    """False only where there is none: settings that may not be read must not turn into the defaults."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def read_bounded(path: str) -> bytes:
@@ -122,6 +133,17 @@ _HINTS: Mapping[type[OSError], str] = {
 def _read_jobs(name: str, config: Config) -> list[JobSpec]:
     folder = os.getcwd() if name == STDIN else os.path.dirname(os.path.abspath(name))
     return parse_jobs(read_bounded(name), file=name, folder=folder, config=config)
+
+
+def _expanded(paths: Iterable[str], problems: list[Problem]) -> Iterator[str]:
+    """The files that `paths` mean; what is wrong with a folder joins `problems`."""
+    for path in paths:
+        try:
+            names = _expand(path)
+        except JobFileErrors as errors:
+            problems += errors.problems
+        else:
+            yield from names
 
 
 def _expand(path: str) -> list[str]:

@@ -67,6 +67,16 @@ def test_a_folder_is_all_its_job_files() -> None:
     assert (result.exit_code, result.stdout) == (0, "jobs/a.toml: 1 job ok\njobs/b.toml: 1 job ok\n")
 
 
+def test_a_bad_file_of_a_folder_does_not_hide_the_others() -> None:
+    Path("jobs").mkdir()
+    Path("jobs/a.toml").write_text(BAD)
+    Path("jobs/b.toml").write_text(GOOD)
+    Path("jobs/c.toml").write_text(BAD.replace('"b"', '"c"'))
+    result = run("jobs")
+    assert (result.exit_code, result.stdout) == (2, "jobs/b.toml: 1 job ok\n")
+    assert result.stderr == f"jobs/a.toml:{BAD_MESSAGE}\njobs/c.toml:{BAD_MESSAGE}\n"
+
+
 def test_a_dash_is_standard_input() -> None:
     assert run("-", stdin=GOOD).stdout == "-: 1 job ok\n"
     result = run("-", stdin=BAD)
@@ -159,6 +169,20 @@ def test_settings_come_from_the_first_place_that_has_them() -> None:
     assert find_config(None, environ=environ, system="a.toml").network.mtu == 1300
     assert find_config(None, environ={}, system="a.toml").network.mtu == 1400
     assert find_config(None, environ={}, system="none.toml") == Config()
+
+
+def test_settings_that_may_not_be_read_do_not_become_the_defaults() -> None:
+    Path("etc").mkdir()
+    Path("etc/batchns.toml").write_text("node.strict = true")
+    Path("etc").chmod(0)
+    euid = os.geteuid()
+    os.seteuid(65534 if euid == 0 else euid)
+    try:
+        with pytest.raises(JobFileErrors, match="Permission denied"):
+            find_config(None, environ={}, system="etc/batchns.toml")
+    finally:
+        os.seteuid(euid)
+        Path("etc").chmod(0o700)
 
 
 def test_no_file_at_all_is_a_usage_error() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
 from batchns.model.codec import check_dependencies, check_names, parse_jobs
 from batchns.model.config import Config, Node, Queue
 from batchns.model.job import JobSpec
 from batchns.model.problems import JobFileErrors
+from batchns.model.values import parse_dependency
 
 CONFIG = Config(
     node=Node(cpus=(0, 1, 2, 3), memory=8 << 30, egress=10**9, ingress=10**9, resources={"gpus": 2}),
@@ -371,10 +373,11 @@ def test_a_file_full_of_mistakes_is_answered_in_bounded_time(data: bytes) -> Non
 
 
 def jobs(**dependencies: list[str]) -> list[JobSpec]:
+    """One job each, in a file of its own; only the dependencies differ."""
+    (plain,) = parse(HEAD)
     return [
-        spec
+        evolve(plain, name=name, dependency=tuple(edge for text in after for edge in parse_dependency(text)))
         for name, after in dependencies.items()
-        for spec in parse(f'name = "{name}"\ncommand = ["true"]\ndependency = {after}\n')
     ]
 
 

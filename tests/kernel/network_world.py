@@ -40,7 +40,10 @@ copyreg.pickle(StepError, lambda error: (StepError, (error.step, error.path, err
 
 
 def slow_kernel() -> bool:
-    """User Mode Linux: a system call costs 12 us there, so above 100 Mbit/s the kernel is measured, not the shaper."""
+    """User Mode Linux: a system call costs 12 us, timers are coarse, and time that others take from it goes unseen.
+
+    Above 50 Mbit/s the kernel would be measured there, not the shaper.
+    """
     return "User Mode Linux" in Path("/proc/cpuinfo").read_text()
 
 

@@ -63,6 +63,9 @@ def parse_cpuset(text: str) -> tuple[int, ...]:
             raise UserError(f'range "{part}" runs backwards', f'write "{last}-{first}"')
         if last >= MAX_CPUS:
             raise UserError(f"there is no CPU {last} in any kernel", f"write 0 to {MAX_CPUS - 1}")
+        # Refusing repetition also bounds the work: 64 KiB of "0-8191," would take seconds.
+        if twice := cpus.intersection(range(first, last + 1)):
+            raise UserError(f"CPU {min(twice)} is there twice", "write each CPU once")
         cpus.update(range(first, last + 1))
     return tuple(sorted(cpus))
 

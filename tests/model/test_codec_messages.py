@@ -140,6 +140,7 @@ IN_A_JOB = [
     ('resources.cpuset = "0-"', 'resources.cpuset: "0-" is not a list of CPUs - write numbers and ranges: "0-3,8"'),
     ('resources.cpuset = "3-0"', 'resources.cpuset: range "3-0" runs backwards - write "0-3"'),
     ('resources.cpuset = "4"', "resources.cpuset: CPU 4 is not one that jobs may use - choose among 0-3"),
+    ('resources.cpuset = "0-2,2"', "resources.cpuset: CPU 2 is there twice - write each CPU once"),
     ('resources.cpuset = "9999"', "resources.cpuset: there is no CPU 9999 in any kernel - write 0 to 8191"),
     (
         'resources = { cpus = 2, cpuset = "0" }',
@@ -360,6 +361,7 @@ def test_what_is_not_toml(data: bytes, message: str) -> None:
         b"resources={" + b",".join(b"memor%d=1" % n for n in range(5000)) + b"}",
         HEAD.encode() + b"env = {" + b",".join(b"'%d'=1" % n for n in range(7000)) + b"}",
         HEAD.encode() + b'array = "' + b"0-9999:9999," * 4000 + b'"',
+        HEAD.encode() + b'resources.cpuset = "' + b"0-8191," * 9000 + b'"',
         HEAD.encode() + b'dependency = ["afterok' + b":a" * 30000 + b':"]',
         HEAD.encode() + b'time_limit = "' + b"1" * 60000 + b'"',
         b"'" + b"x" * 65000 + b"' = 1",

@@ -22,6 +22,7 @@ from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
 from batchns.model.options import job_from_options
 from batchns.model.result import JobResult
+from batchns.model.signals import signal_number
 from batchns.supervise.view import JobView, Observer
 
 EXIT_FAILED = 1  # a job did not complete
@@ -124,9 +125,7 @@ def attached_exit_code(result: JobResult) -> int:
     if result.exit_code is not None:
         return result.exit_code
     if result.signal is not None:
-        return EXIT_SIGNAL + signal.Signals[result.signal].value
-    if result.state in (State.TIMEOUT, State.OUT_OF_MEMORY) or result.running_seconds:
-        return EXIT_SIGNAL + signal.SIGKILL  # killed through its cgroup, init included
+        return EXIT_SIGNAL + signal_number(result.signal)
     return EXIT_HOST
 
 
@@ -156,11 +155,13 @@ def _supervise(
                     supervisor.stop()
 
     async def main() -> list[JobResult]:
-        async with open_supervisor(config, specs, observer, attached=attached, tell=_tell) as supervisor:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(heed_signals, supervisor)
-                results = await supervisor.run(specs)
-                nursery.cancel_scope.cancel()
+        async with (
+            open_supervisor(config, specs, observer, attached=attached, tell=_tell) as supervisor,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(heed_signals, supervisor)
+            results = await supervisor.run(specs)
+            nursery.cancel_scope.cancel()
         return results
 
     try:

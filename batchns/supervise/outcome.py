@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 
 from attrs import frozen
 
@@ -12,6 +11,7 @@ from batchns.errors import BatchnsError, StepError, UserError
 from batchns.launch.client import Ended
 from batchns.model.lifecycle import Event
 from batchns.model.result import Usage
+from batchns.model.signals import signal_name
 from batchns.units import format_duration, format_size
 
 
@@ -34,7 +34,9 @@ def of_end(job: Job, ended: Ended, usage: Usage, why: str) -> Outcome:
     | killed for memory   | OUT_OF_MEMORY |
     | else                | FAILED |
     """
-    name = None if ended.signal is None else signal_name(ended.signal)
+    # Without a record init itself was killed, and only SIGKILL can do that.
+    no_record = ended.exit_code is None and ended.signal is None
+    name = "SIGKILL" if no_record else None if ended.signal is None else signal_name(ended.signal)
     if job.stopping is not None:
         return _asked(job.stopping.cause, job, why, ended.exit_code, name)
     if ended.exit_code == 0:
@@ -43,12 +45,10 @@ def of_end(job: Job, ended: Ended, usage: Usage, why: str) -> Outcome:
         processes = "1 process" if usage.oom_kills == 1 else f"{usage.oom_kills} processes"
         reason = f"memory limit {format_size(job.bounds.memory)}: {processes} killed"
         return Outcome(event=Event.OOM, exit_code=ended.exit_code, signal=name, reason=reason)
-    if name is not None:
-        reason = f"ended by {name}"
-    elif ended.exit_code is not None:
-        reason = f"exit code {ended.exit_code}"
+    if no_record:
+        reason = "killed together with its init"
     else:
-        reason = "killed together with its init: no exit record"
+        reason = f"exit code {ended.exit_code}" if name is None else f"ended by {name}"
     return Outcome(event=Event.EXITED_BAD, exit_code=ended.exit_code, signal=name, reason=reason)
 
 
@@ -61,14 +61,6 @@ def of_failed_launch(job: Job, error: BatchnsError, why: str) -> Outcome:
         exit_code = 127 if error.errno == errno.ENOENT else 126
     retry = not isinstance(error, UserError)
     return Outcome(event=Event.LAUNCH_FAILED, exit_code=exit_code, reason=str(error), retry=retry)
-
-
-def signal_name(number: int) -> str:
-    """The name of signal `number`: "SIGTERM" of 15; real-time signals count from the first, "SIGRTMIN+1"."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"SIG{number}"
 
 
 def _asked(cause: Cause, job: Job, why: str, exit_code: int | None, name: str | None) -> Outcome:

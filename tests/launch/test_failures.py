@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from errno import EACCES, ELOOP, ENOENT, EROFS
+from pathlib import Path
 
 import pytest
 
@@ -37,10 +38,8 @@ def failure(folder, **spec) -> StepError:
 
 def snapshot() -> tuple[object, ...]:
     """What a launch could leave on the host: mounts, links, our child processes."""
-    with open("/proc/self/mountinfo") as file:
-        mounts = file.read()
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        children = file.read()
+    mounts = Path("/proc/self/mountinfo").read_text()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     return mounts, sorted(os.listdir("/sys/class/net")), children
 
 

@@ -40,7 +40,7 @@ def ledger(result: JobResult) -> tuple[float, float, float]:
         (Behaviour(exit_code=3), S.FAILED, 3, None, "exit code 3"),
         (Behaviour(exit_code=None, signal=11), S.FAILED, None, "SIGSEGV", "ended by SIGSEGV"),
         (Behaviour(exit_code=None, signal=40), S.FAILED, None, "SIGRTMIN+6", "ended by SIGRTMIN+6"),
-        (Behaviour(exit_code=None), S.FAILED, None, None, "killed together with its init: no exit record"),
+        (Behaviour(exit_code=None), S.FAILED, None, "SIGKILL", "killed together with its init"),
         (
             Behaviour(exit_code=None, signal=9, oom_kills=1),
             S.OUT_OF_MEMORY,

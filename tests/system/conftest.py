@@ -1,0 +1,122 @@
+"""The `batchns` command as a user runs it, and a look at everything it could leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+RUN_FOLDER = Path("/run/batchns")
+
+
+@frozen(kw_only=True)
+class Ran:
+    """One call of `batchns`."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def jobs(self) -> dict[str, dict[str, Any]]:
+        """The `--json` objects by job name (array tasks: by job id)."""
+        objects = [json.loads(line) for line in self.stdout.splitlines() if line.startswith("{")]
+        return {job["name"] if "_" not in job["job_id"] else job["job_id"]: job for job in objects}
+
+
+def batchns(*arguments: str, cwd: Path, timeout: float = 90, **options: Any) -> Ran:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "batchns", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+    return Ran(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command and leave it running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "batchns", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """Wait for a condition and return its value; fails when it does not come true."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "did not come true in time"
+        time.sleep(0.02)
+    return value
+
+
+def on_this_machine() -> dict[str, Any]:
+    """Everything that batchns makes on a machine, as it is now."""
+    # os.walk passes over folders that vanish while it looks.
+    cgroups = [
+        os.path.join(place, name)
+        for place, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith("batchns")
+    ]
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    processes = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if b"batchns.launch.launcher" in (entry / "cmdline").read_bytes():
+                    processes.append(entry.name)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    return {
+        "cgroups": sorted(cgroups),
+        "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("bns")),
+        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "loops": sorted(name for name in os.listdir("/sys/block") if Path("/sys/block", name, "loop").exists()),
+        "processes": processes,
+        "children": children,
+        "run folder": sorted(str(path) for path in RUN_FOLDER.rglob("*")) if RUN_FOLDER.exists() else [],
+        "tables": [line for line in tables.splitlines() if "batchns" in line],
+        "forwarding": {str(path): path.read_text() for path in Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")},
+    }
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fails when the machine is not as it was before the test (the run folder itself and its locks may be there)."""
+    before = _settled(on_this_machine())
+    yield
+    end = time.monotonic() + 5
+    while (after := _settled(on_this_machine())) != before and time.monotonic() < end:
+        time.sleep(0.05)  # the kernel removes links in the background
+    assert after == before
+
+
+def _settled(seen: dict[str, Any]) -> dict[str, Any]:
+    kept = [path for path in seen["run folder"] if "/run-" in path or "/making-" in path or "/slots/" in path]
+    interfaces = {path: text for path, text in seen["forwarding"].items() if "/bns" not in path}
+    return {**seen, "run folder": kept, "forwarding": interfaces}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path

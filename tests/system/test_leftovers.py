@@ -1,0 +1,50 @@
+"""Nothing is left: after 200 jobs, and after the run itself was killed at any moment."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from .conftest import batchns, on_this_machine, start, until
+
+pytestmark = pytest.mark.kernel
+
+
+def test_two_hundred_jobs_leave_nothing(folder, nothing_left):
+    (folder / "jobs.toml").write_text(
+        'name = "many"\ncommand = ["true"]\narray = "1-200"\n[resources]\ncpus = 0.1\nmemory = "32MiB"\n'
+    )
+    ran = batchns("run", "--json", "jobs.toml", cwd=folder, timeout=110)
+    assert ran.code == 0
+    assert len(ran.jobs) == 200
+    assert {job["state"] for job in ran.jobs.values()} == {"COMPLETED"}
+
+
+def test_a_run_that_is_killed_leaves_no_process_and_the_next_start_sweeps_the_rest(folder, nothing_left):
+    (folder / "jobs.toml").write_text(
+        'name = "many"\nscript = "touch ready; (sleep 60 &) ; sleep 60"\narray = "1-8"\n[resources]\ncpus = 0.1\n'
+        'memory = "32MiB"\n'
+    )
+    process = start("run", "jobs.toml", cwd=folder)
+    until((folder / "ready").exists)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    until(lambda: not on_this_machine()["processes"])
+    assert batchns("run", "--", "true", cwd=folder).code == 0
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_nothing_after_the_next_start(folder, nothing_left):
+    (folder / "jobs.toml").write_text(
+        'name = "many"\ncommand = ["sleep", "0.05"]\narray = "1-500"\n[resources]\ncpus = 0.1\nmemory = "32MiB"\n'
+    )
+    for _ in range(15):
+        process = start("run", "jobs.toml", cwd=folder)
+        time.sleep(random.uniform(0.05, 1.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    until(lambda: not on_this_machine()["processes"])
+    assert batchns("run", "--", "true", cwd=folder).code == 0

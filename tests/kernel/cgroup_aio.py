@@ -14,9 +14,7 @@ from collections.abc import Callable
 
 _CALLS = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}  # io_setup, io_getevents, io_submit
 SUPPORTED = os.uname().machine in _CALLS
-_IOCB = struct.Struct(
-    "<QIIHhIQQqQII"
-)  # data, key, flags, opcode, priority, fd, buffer, length, offset, and unused ones
+_IOCB = struct.Struct("<QIIHhIQQqQII")  # data, key, flags, opcode, priority, fd, buffer, length, offset, ...
 _EVENT = struct.Struct("<QQqq")  # data, iocb, result, result2
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -50,6 +50,11 @@ def in_vm() -> bool:
     return "User Mode" in Path("/proc/cpuinfo").read_text()
 
 
+def name(suffix: str) -> str:
+    """A job's name of this test run; the dots keep it apart from batchns's own jobs, which a sweep may remove."""
+    return f"test.{os.getpid()}.{suffix}"
+
+
 def join(plan: CgroupPlan) -> None:
     """What the launcher does for a child, for a child that is already there."""
     if plan.into:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cgroup_aio
 import pytest
-from cgroup_jobs import Job, jobs, needs_root, open_or_skip
+from cgroup_jobs import Job, jobs, name, needs_root, open_or_skip
 
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
@@ -65,7 +65,7 @@ def test_weights_of_4_to_1_give_reads_of_4_to_1(disk: str) -> None:
     with (
         bfq(disk),
         prepared() as driver,
-        jobs(driver, (f"t{os.getpid()}-1", few), (f"t{os.getpid()}-4", many)) as (one, four),
+        jobs(driver, (name("1"), few), (name("4"), many)) as (one, four),
     ):
         reading = driver.readings(many, four.plan, four.values)["blkio_weight"]
         assert (reading.value, reading.source.endswith("bfq.weight")) == (400, True)
@@ -91,7 +91,7 @@ def test_bytes_that_a_job_read_and_wrote_are_counted(disk: str) -> None:
         os.preadv(descriptor, [mmap.mmap(-1, 5 * MIB)], 0)
         os._exit(0)
 
-    with prepared() as driver, Job(driver, f"t{os.getpid()}-rw") as job:
+    with prepared() as driver, Job(driver, name("rw")) as job:
         before = driver.read_usage(job.name)
         pid = job.spawn(write)
         job.children.remove(pid)
@@ -112,7 +112,7 @@ def test_a_weight_without_any_bfq_disk_is_said_not_written(tmp_path: Path) -> No
     driver.prepare()
     limits = Limits(blkio_weight=300)
     try:
-        with Job(driver, f"t{os.getpid()}-no", limits) as job:
+        with Job(driver, name("no"), limits) as job:
             reading = driver.readings(limits, job.plan, job.values)["blkio_weight"]
     finally:
         driver.release()

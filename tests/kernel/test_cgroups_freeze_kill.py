@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cgroup_jobs
 import pytest
-from cgroup_jobs import Job, as_v1_only, cpu_seconds, needs_root, open_or_skip, within
+from cgroup_jobs import Job, as_v1_only, cpu_seconds, name, needs_root, open_or_skip, within
 
 from batchns.kernel.cgroups import actions, members
 from batchns.kernel.cgroups.detect import open_driver
@@ -33,7 +33,7 @@ def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def job(driver: Driver) -> Iterator[Job]:
-    with Job(driver, f"t{os.getpid()}-f", Limits(pids=64)) as made:
+    with Job(driver, name("f"), Limits(pids=64)) as made:
         yield made
 
 

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from cgroup_jobs import Job, cpu_seconds, in_vm, jobs, last_cpu, needs_root, open_or_skip, sleep, spin, within
+from cgroup_jobs import Job, cpu_seconds, in_vm, jobs, last_cpu, name, needs_root, open_or_skip, sleep, spin, within
 
 from batchns.errors import StepError
 from batchns.kernel.cgroups import actions, parse
+from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import Driver, Limits
 
 pytestmark = [pytest.mark.kernel, needs_root]
@@ -25,10 +26,6 @@ def driver() -> Iterator[Driver]:
     found = open_or_skip()
     yield found
     found.release()
-
-
-def name(suffix: str) -> str:
-    return f"t{os.getpid()}-{suffix}"
 
 
 def test_shares_of_3_to_1_give_cpu_time_of_3_to_1(driver: Driver) -> None:
@@ -180,3 +177,18 @@ def test_a_read_of_a_live_jobs_usage_is_cheap(driver: Driver) -> None:
     assert each < (0.02 if in_vm() else 0.002)
     with pytest.raises(FileNotFoundError):
         driver.read_usage(job.name)
+
+
+def test_a_run_that_ends_does_not_take_the_common_parent_from_another(driver: Driver) -> None:
+    """On the kernel's own file system: the last one to let go removes it."""
+    other = open_or_skip()
+    other.release()
+    with Job(driver, name("after")) as job:
+        for directory in job.plan.directories:
+            first, second = Common(directory), Common(directory)
+            first.hold()
+            second.hold()
+            first.release()
+            assert os.path.isdir(second.path)
+            second.release()
+            assert not os.path.exists(second.path)

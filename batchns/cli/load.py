@@ -131,7 +131,8 @@ _HINTS: Mapping[type[OSError], str] = {
 
 
 def _read_jobs(name: str, config: Config) -> list[JobSpec]:
-    folder = os.getcwd() if name == STDIN else os.path.dirname(os.path.abspath(name))
+    # Links are followed here, once: the working folder is mounted by a path without any.
+    folder = os.getcwd() if name == STDIN else os.path.dirname(os.path.realpath(name))
     return parse_jobs(read_bounded(name), file=name, folder=folder, config=config)
 
 

@@ -2,8 +2,8 @@
 
 1. The job file's folder is resolved once, before any job runs; below it, and everywhere else, no symbolic link is
    followed: a job that can write there could otherwise point the next job's output at any file of the host.
-2. Only a plain file with one link is written to: not a fifo that blocks, not a device, not another name of a file
-   elsewhere.
+2. Only a plain file with one link is written to: not a fifo that blocks, not a device (but /dev/null), not another
+   name of a file elsewhere.
 3. Jobs append. A file is emptied when this run opens it first, so jobs that share a file keep each other's lines.
 """
 
@@ -71,6 +71,8 @@ class Outputs:
         Raises:
             UserError: it cannot be written there, or must not be.
         """
+        if path == os.devnull:  # the one device that is asked for with reason
+            return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE)
         except OSError as error:

@@ -76,7 +76,7 @@ def test_a_killed_job_leaves_no_record_and_ends(folder):
 
 
 def test_jobs_run_side_by_side(folder):
-    """Ten jobs that sleep for half a second each take less than two seconds together."""
+    """Ten jobs that sleep for half a second each take less than the five seconds of one after the other."""
     plans = [make_plan(folder, command=("sleep", "0.5")) for _ in range(10)]
 
     async def work(launcher):
@@ -86,7 +86,7 @@ def test_jobs_run_side_by_side(folder):
 
     began = time.monotonic()
     in_launcher(work)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_an_attempt_is_launched_once_however_often_it_is_asked_for(folder):

@@ -150,9 +150,15 @@ def test_anything_but_a_plain_file_with_one_link_is_refused_untouched(tmp_path: 
             Outputs().open("stderr", str(tmp_path / name))
         assert str(caught.value).startswith(f"stderr: {tmp_path / name}: {message}")
     with pytest.raises(UserError, match="it is not a plain file"):
-        Outputs().open("stdout", "/dev/null")
+        Outputs().open("stdout", "/dev/zero")
     assert (tmp_path / "secret").read_text() == "kept"
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_output_can_be_thrown_away() -> None:
+    fd = Outputs().open("stdout", "/dev/null")
+    assert os.write(fd, b"gone") == 4
+    os.close(fd)
 
 
 def test_a_fifo_with_a_reader_is_refused_too(tmp_path: Path) -> None:

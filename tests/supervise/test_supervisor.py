@@ -419,8 +419,8 @@ def test_attached_jobs_open_no_files(tmp_path: Path) -> None:
 
 def test_a_thousand_jobs_pass_with_few_descriptors_and_every_slot_back(tmp_path: Path) -> None:
     here = bench(tmp_path, cpus=8)
-    results = here.run([spec(tmp_path, tasks=1000, cpus=0.1, stdout="/dev/null")])
-    assert {one.state for one in results.values()} == {S.FAILED}  # /dev/null is no plain file
+    results = here.run([spec(tmp_path, tasks=1000, cpus=0.1, stdout="/dev/zero")])
+    assert {one.state for one in results.values()} == {S.FAILED}  # /dev/zero is no plain file
     here = bench(tmp_path, cpus=8)
     results = here.run([spec(tmp_path, tasks=1000, cpus=0.1, stdout=f"{tmp_path}/all", stderr=f"{tmp_path}/all")])
     assert {one.state for one in results.values()} == {S.COMPLETED}

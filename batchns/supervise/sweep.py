@@ -1,6 +1,7 @@
 """Removing what dead runs left: processes, cgroups, slots, folders. Network namespaces go with their processes.
 
-A run is dead when its lock can be taken. Nothing of a living run is touched, and nothing without a run's id.
+A run is dead when its lock can be taken. Nothing else is touched: not a living run's, and not what a run with another
+run folder has made. A dead run's folder stays until all of its jobs are gone, so the next sweep finds the rest.
 """
 
 from __future__ import annotations
@@ -25,33 +26,33 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
     Returns what was removed and what could not be, a line each, for the user.
     """
     base = Path(run_folder)
-    # In this order: the run of a job that is listed here has its folder already, so a living one is seen as such.
-    names = driver.names()
-    living, dead, locks = _runs(base)
+    dead = _lock_dead_runs(base)
     told: list[str] = []
+    stuck: set[str] = set()
     try:
-        for name in names:
+        for name in driver.names() if dead else ():
             match = _ATTEMPT.fullmatch(name)
-            if match and match[1] not in living:
-                told.append(_remove_job(name, driver))
+            if match and match[1] in dead:
+                problem = _remove_job(name, driver)
+                told.append(f"job {name} of a run that is gone: {problem or 'removed'}")
+                if problem:
+                    stuck.add(match[1])
         for slot in (base / "slots").glob("*") if dead else ():
             with suppress(FileNotFoundError):
-                if slot.read_text() in dead:
+                if slot.read_text() in dead.keys() - stuck:
                     slot.unlink()
-        for run_id in dead:
+        for run_id in dead.keys() - stuck:
             shutil.rmtree(base / f"run-{run_id}", ignore_errors=True)
             shutil.rmtree(base / f"making-{run_id}", ignore_errors=True)
     finally:
-        for lock in locks:
+        for lock in dead.values():
             os.close(lock)
     return told
 
 
-def _runs(base: Path) -> tuple[set[str], set[str], list[int]]:
-    """(ids of living runs, ids of dead ones, the locks now held on the dead ones)."""
-    living: set[str] = set()
-    dead: set[str] = set()
-    locks: list[int] = []
+def _lock_dead_runs(base: Path) -> dict[str, int]:
+    """The dead runs' ids, each with its lock, now held."""
+    dead: dict[str, int] = {}
     for folder in base.glob("*-*"):
         match = _FOLDER.fullmatch(folder.name)
         if not match:
@@ -62,19 +63,18 @@ def _runs(base: Path) -> tuple[set[str], set[str], list[int]]:
             continue  # just being made, or just being removed, by a living run
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            dead.add(match[1])
-            locks.append(lock)
+            dead[match[1]] = lock
         except BlockingIOError:
-            living.add(match[1])
             os.close(lock)
-    return living, dead - living, locks
+    return dead
 
 
 def _remove_job(name: str, driver: Driver) -> str:
+    """Why the job could not be removed, "" when it was."""
     if not driver.kill(name, KILL_TIMEOUT):
-        return f"job {name} of a run that is gone: its processes {driver.pids(name)} could not be killed"
+        return f"its processes {driver.pids(name)} could not be killed"
     try:
         driver.remove(name)
     except OSError as error:
-        return f"job {name} of a run that is gone: {error.filename}: {error.strerror}"
-    return f"job {name} of a run that is gone: removed"
+        return f"{error.filename}: {error.strerror}"
+    return ""

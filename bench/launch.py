@@ -21,11 +21,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.ours import OURS
 from bench.peers import PEERS, Competitor, PeerError, Run
 
 WARM_UP = 3  # rounds that are run and not counted
 
-COMPETITORS: list[Competitor] = [*PEERS]
+COMPETITORS: list[Competitor] = [*PEERS, *OURS]
 
 
 def measure(runs: Sequence[tuple[str, Run]], rounds: int, warm_up: int = WARM_UP) -> dict[str, list[float]]:

@@ -84,44 +84,17 @@ def _start(plan: Plan, keep: Descriptors, die_with_parent: bool) -> int:
         os._exit(1)  # the launcher is gone: nobody would ever know of this job
     _step("identity", identity.lock_capabilities)
     clock.mark("identity")
-    command = _spawn(plan, keep)
-    for fd in (keep.stdin, keep.stdout, keep.stderr, keep.idmap):
+    outputs = (keep.stdin, keep.stdout, keep.stderr)
+    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs)
+    for fd in (*outputs, keep.idmap):
         os.close(fd)
-    _step("identity", identity.become_init, plan.credentials, die_with_parent=die_with_parent)
+    if die_with_parent:
+        # Set last, since a change of identity clears it. A launcher that died before is noticed by the next write.
+        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
     clock.mark("exec")
     os.write(keep.status, b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
     os.close(keep.status)
     return command
-
-
-def _spawn(plan: Plan, keep: Descriptors) -> int:
-    """Fork and execute the command; returns when the exec has succeeded.
-
-    Raises:
-        StepError: sent by the child over a pipe that a successful exec closes.
-    """
-    failure, told = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            for number, fd in enumerate((keep.stdin, keep.stdout, keep.stderr)):
-                os.dup2(fd, number)
-            identity.become_command(plan.credentials, plan.command)
-            sys.close_range(3, 0xFFFFFFFF, sys.CLOSE_RANGE_CLOEXEC)
-            identity.execute(plan.command)
-        except StepError as error:
-            os.write(told, _encode(error))
-        except OSError as error:
-            os.write(told, _encode(StepError("identity", str(error.filename or error.strerror), error.errno or 0)))
-        finally:
-            os._exit(127)
-    os.close(told)
-    message = os.read(failure, 65536)
-    os.close(failure)
-    if message:
-        step, path, errno, hint = json.loads(message)
-        raise StepError(step, path, errno, hint)
-    return pid
 
 
 def _serve(command: int, record: int) -> NoReturn:

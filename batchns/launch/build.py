@@ -1,7 +1,7 @@
 """From a decision to a launch plan: the pure function between policy and launcher.
 
-The plan's mounts read as the sandbox's checklist: root, devices, memory file systems, process and system
-information, what is hidden of it, and last what the job may reach of the host.
+The plan's mounts read as the sandbox's checklist: devices, process and system information, what is hidden of it; then
+what is the job's own: memory file systems, and last what it may reach of the host.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from attrs import field, frozen
 from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network.types import NetworkPlan
-from batchns.launch.plan import Command, Credentials, IdMap, Mount, Plan
+from batchns.launch.plan import Base, Command, Credentials, IdMap, Mount, Plan
 from batchns.launch.sandbox import SCRIPT
 from batchns.model.job import Bind, Identity, JobSpec
 
 IDS_PER_RANGE = 65536
-_TTY_GROUP = 5  # Debian's and most others' group of terminals
 _OOM_SCORE_ADJ = 500  # a job goes before the machine's own services; init stays at 0
 
 READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
@@ -66,12 +65,29 @@ class Attempt:
     network: NetworkPlan
     record: str  # path of the exit record
     scratch: int  # bytes
+    ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
     variables: Mapping[str, str] = field(factory=dict)
 
 
 def host_paths() -> frozenset[str]:
     """Which of the paths that a plan may mask exist on this host (the one look outside that `build` needs)."""
     return frozenset(path for path in MAY_MASK if os.path.exists(path))
+
+
+def base(host_paths: frozenset[str]) -> Base:
+    """What the sandboxes of this host have in common. `host_paths`: which of `MAY_MASK` exist. Pure."""
+    return Base(
+        (
+            Mount("dev", "/dev", options=("mode=755", "size=64k")),
+            Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666")),
+            Mount("tmpfs", "/dev/shm", options=("mode=1777",)),
+            *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
+            Mount("proc", "/proc"),
+            Mount("sysfs", "/sys", options=("ro",)),
+            *(Mount("readonly", path) for path in READ_ONLY if path in host_paths),
+            *(Mount("mask", path) for path in MASKED if path in host_paths),
+        )
+    )
 
 
 def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
@@ -87,10 +103,12 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         raise UserError(f"job {spec.name}: isolation.identity must be 'private' in this version", "remove it")
     return Plan(
         attempt=attempt.name,
+        ahead=attempt.ahead,
         hostname=_hostname(spec.name),
+        base=base(host_paths),
         cgroup=attempt.cgroup,
         network=attempt.network,
-        mounts=_mounts(attempt, host_paths),
+        mounts=_mounts(attempt),
         ids=(IdMap(0, attempt.slot.id_start, IDS_PER_RANGE),),
         credentials=Credentials(uid=0, gid=0),
         command=_command(attempt),
@@ -98,25 +116,16 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
     )
 
 
-def _mounts(attempt: Attempt, host_paths: frozenset[str]) -> tuple[Mount, ...]:
+def _mounts(attempt: Attempt) -> tuple[Mount, ...]:
+    """What is this job's own: memory file systems that it may fill up to a size, and what it reaches of the host."""
     owner = attempt.slot.id_start
     owned = (f"uid={owner}", f"gid={owner}")
-    memory = (
-        Mount("dev", "/dev", options=("mode=755", "size=64k")),
-        Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666", f"gid={owner + _TTY_GROUP}")),
-        Mount("tmpfs", "/dev/shm", options=("mode=1777", *owned)),
-        *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
+    return (
         Mount("tmpfs", "/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
         Mount("tmpfs", "/var/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
         Mount("tmpfs", "/run", options=("mode=755", "size=16m", *owned)),
+        *(_bind(bind) for bind in _binds(attempt.spec)),
     )
-    information = (
-        Mount("proc", "/proc"),
-        Mount("sysfs", "/sys", options=("ro",)),
-        *(Mount("readonly", path) for path in READ_ONLY if path in host_paths),
-        *(Mount("mask", path) for path in MASKED if path in host_paths),
-    )
-    return (*memory, *information, *(_bind(bind) for bind in _binds(attempt.spec)))
 
 
 def _binds(spec: JobSpec) -> tuple[Bind, ...]:

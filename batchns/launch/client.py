@@ -19,7 +19,7 @@ from attrs import field, frozen
 
 from batchns.errors import HostError, StepError
 from batchns.kernel.network.types import Counters
-from batchns.launch.plan import Plan, to_wire
+from batchns.launch.plan import Base, Plan, to_wire
 
 MAX_MESSAGE = 1 << 20
 END_TIMEOUT = 10.0  # seconds for the launcher to kill and clean up once its client has gone
@@ -106,6 +106,14 @@ class Launcher:
             cgroup_values=value["cgroup_values"],
             shapers=value["shapers"],
         )
+
+    async def prepare(self, attempt: str, base: Base, into: str) -> None:
+        """Build the common part of a sandbox for a coming attempt. A launch that finds none makes one: nothing is told.
+
+        `into`: the cgroup v2 directory of the attempt's plan ("" for none).
+        """
+        with suppress(HostError):
+            await self._send(b"P" + json.dumps([attempt, base, into]).encode(), [])
 
     async def wait(self, attempt: str) -> Ended:
         """The end of a started attempt (returns at once when it has already ended; once per attempt).

@@ -5,7 +5,7 @@ no_new_privs). init is another user, so that the command can neither signal nor 
 
 The command is spawned, not forked: posix_spawn(3) shares init's memory until the exec, and spares a copy of its page
 tables and 1.5 ms. So init takes on the command's identity for the spawn and its own afterwards. It is not dumpable
-from before the command exists, and exec drops what is left of its capabilities: the set is empty without the root fix-up.
+from before the command exists, and exec drops what is left of the capabilities: nothing makes a uid 0 special here.
 """
 
 from __future__ import annotations

@@ -1,19 +1,23 @@
 """The job's first process: it builds the sandbox, becomes PID 1 of the job, and ends with an exit record.
 
-1. Until the command runs, every failure goes to the launcher as (step, path, errno, hint).
-2. As PID 1 it reaps orphans, forwards signals to the command's process group, and writes the exit record to a
+1. It is born before its job is known: what all sandboxes have in common is built, then it waits for a plan.
+2. Until the command runs, every failure goes to the launcher as (step, path, errno, hint).
+3. As PID 1 it reaps orphans, forwards signals to the command's process group, and writes the exit record to a
    descriptor that the command cannot reach: init is another user, and not dumpable.
-3. It ends with the command. The kernel then kills whatever else is left in the PID namespace.
+4. It ends with the command. The kernel then kills whatever else is left in the PID namespace.
 
-Status messages on the socket to the launcher: b"M" (map my user namespace; answered by one byte),
-b"F" + JSON [step, path, errno, hint], b"R" + JSON {"phases": ..., "shapers": ...} when the command runs.
+On the socket to the launcher comes the plan, with the descriptors of `Given`. Back go b"M" (map my user namespace;
+answered by one byte), b"F" + JSON [step, path, errno, hint], and b"R" + JSON {"phases": ..., "shapers": ...} when the
+command runs.
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,13 +27,18 @@ from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
 from batchns.kernel.network import link
 from batchns.launch import identity, sandbox
-from batchns.launch.plan import Plan
+from batchns.launch.plan import Base, Plan, from_wire
+
+MAX_MESSAGE = 1 << 20
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
 
 
-class Descriptors(NamedTuple):
-    """What the child keeps of the launcher's descriptors; all others are closed first thing."""
+class Given(NamedTuple):
+    """The descriptors that come with a plan."""
 
-    status: int
     record: int
     stdin: int
     stdout: int
@@ -37,64 +46,76 @@ class Descriptors(NamedTuple):
     idmap: int
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-_NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
-
-
-def main(plan: Plan, keep: Descriptors, *, die_with_parent: bool) -> NoReturn:
-    """The child's whole life. Never returns."""
+def main(base: Base, status: socket.socket) -> NoReturn:
+    """The process's whole life. `status` is the only descriptor of the launcher's that it keeps. Never returns."""
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        _close_others(keep)
-        command = _start(plan, keep, die_with_parent)
-        _serve(command, keep.record)
+        _close_others(status.fileno())
+        _live(base, status)
     except StepError as error:
-        _report(keep.status, error)
+        _report(status, error)
     except OSError as error:
-        _report(keep.status, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
+        _report(status, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
     except BaseException as error:  # a defect of ours: say so rather than vanish
-        _report(keep.status, StepError("init", f"{type(error).__name__}: {error}", 0))
+        _report(status, StepError("init", f"{type(error).__name__}: {error}", 0))
     finally:
         os._exit(1)
 
 
-def _start(plan: Plan, keep: Descriptors, die_with_parent: bool) -> int:
-    """Build everything and start the command; returns its pid in the job's namespace."""
+def _live(base: Base, status: socket.socket) -> NoReturn:
     clock = _Phases()
     os.umask(0)
     os.setsid()
+    host = link.isolate()
+    root = _step("mount root", sandbox.make_root)
+    sandbox.perform(root, base.mounts)
+    clock.mark("base")
+    plan, given = _receive(status)
+    clock.mark("idle")
     sandbox.join_cgroups(plan)
     _step("cgroup namespace", sys.unshare, sys.CLONE_NEWCGROUP)
     clock.mark("cgroup")
-    shapers = link.set_up(plan.network)
+    with host:
+        shapers = link.connect(plan.network, host)
     clock.mark("network")
-    root = _step("mount root", sandbox.make_root, keep.idmap)
-    sandbox.perform(root, plan.mounts)
+    sandbox.perform(root._replace(idmap=given.idmap), plan.mounts)
     if plan.command.script:
         _step("script", sandbox.write_script, root, plan.command.script)
     _step("pivot_root", sandbox.pivot, root)
+    _open_null()
     _step("hostname", sys.sethostname, plan.hostname)
     clock.mark("mounts")
+    _enter_user_namespace(plan, status)
+    clock.mark("identity")
+    outputs = (given.stdin, given.stdout, given.stderr)
+    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs)
+    for fd in (*outputs, given.idmap):
+        os.close(fd)
+    # Set last, since a change of identity clears it. A launcher that died before is noticed by the next send.
+    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    clock.mark("exec")
+    status.send(b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
+    status.close()
+    _serve(command, given.record)
+
+
+def _receive(status: socket.socket) -> tuple[Plan, Given]:
+    """Wait for the plan; nobody to wait for means the end."""
+    room = socket.CMSG_LEN(len(Given._fields) * 4)
+    message, ancillary, _, _ = status.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+    if not message:
+        os._exit(0)
+    fds = array.array("i", b"".join(data for _, _, data in ancillary))
+    return from_wire(message), Given(*fds)
+
+
+def _enter_user_namespace(plan: Plan, status: socket.socket) -> None:
     os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
     _step("user namespace", sys.unshare, sys.CLONE_NEWUSER)
-    os.write(keep.status, b"M")
-    if not os.read(keep.status, 1):
+    status.send(b"M")
+    if not status.recv(1):
         os._exit(1)  # the launcher is gone: nobody would ever know of this job
     _step("identity", identity.lock_capabilities)
-    clock.mark("identity")
-    outputs = (keep.stdin, keep.stdout, keep.stderr)
-    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs)
-    for fd in (*outputs, keep.idmap):
-        os.close(fd)
-    if die_with_parent:
-        # Set last, since a change of identity clears it. A launcher that died before is noticed by the next write.
-        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
-    clock.mark("exec")
-    os.write(keep.status, b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
-    os.close(keep.status)
-    return command
 
 
 def _serve(command: int, record: int) -> NoReturn:
@@ -140,20 +161,20 @@ def _step(name: str, operation: Callable[P, T], *args: P.args, **options: P.kwar
         raise StepError(name, str(error.filename or error.strerror or ""), error.errno or 0) from None
 
 
-def _close_others(keep: Descriptors) -> None:
-    """Close every descriptor but those in `keep`: other jobs' sockets, records and namespaces among them."""
-    first = 0
-    for fd in sorted({fd for fd in keep if fd >= 0}):
-        if fd > first:
-            sys.close_range(first, fd - 1)
-        first = fd + 1
-    sys.close_range(first, 0xFFFFFFFF)
+def _close_others(kept: int) -> None:
+    """Close every descriptor but one: other jobs' sockets, records and namespaces among them."""
+    if kept > 3:
+        sys.close_range(3, kept - 1)
+    sys.close_range(kept + 1, 0xFFFFFFFF)
+    _open_null()
+
+
+def _open_null() -> None:
+    """Descriptors 0, 1 and 2 are this root's /dev/null: nothing may hold on to the one that has been left."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
-        if fd not in keep:
-            os.dup2(null, fd)
-    if null > 2:
-        os.close(null)
+        os.dup2(null, fd)
+    os.close(null)
 
 
 class _Phases:
@@ -173,6 +194,6 @@ def _encode(error: StepError) -> bytes:
     return json.dumps([error.step, error.path, error.errno, error.hint]).encode()
 
 
-def _report(status: int, error: StepError) -> None:
+def _report(status: socket.socket, error: StepError) -> None:
     with suppress(OSError):  # the launcher is gone; so is this job
-        os.write(status, b"F" + _encode(error))
+        status.send(b"F" + _encode(error))

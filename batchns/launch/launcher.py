@@ -5,8 +5,12 @@
 3. What it acquires for a job it releases when the job's init is gone, whatever the reason; the user is told after.
 4. When its client is gone it kills what it started, cleans up, and ends.
 
-Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"L" + plan with the descriptors stdin, stdout and
-stderr; b"S" + JSON [attempt, signal]. Answers: JSON {"event": "started" | "failed" | "ended", "attempt": ..., ...}.
+A sandbox can be prepared before its job is known (`init.main`); it waits under the name of the attempt that will use
+it, because a cgroup v2 is joined cheaply only by being born in it.
+
+Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"P" + JSON [attempt, base, cgroup v2 directory];
+b"L" + plan with the descriptors stdin, stdout and stderr; b"S" + JSON [attempt, signal].
+Answers: JSON {"event": "started" | "failed" | "ended", "attempt": ..., ...}.
 """
 
 from __future__ import annotations
@@ -22,29 +26,34 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls, userns
 from batchns.kernel.cgroups import actions
+from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
 from batchns.launch import init
-from batchns.launch.plan import Plan, from_wire
+from batchns.launch.init import MAX_MESSAGE
+from batchns.launch.plan import Base, Plan, base_from, from_wire
 
-MAX_MESSAGE = 1 << 20
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 _IDMAPS_KEPT = 64
+_PREPARED_AT_MOST = 8
 
 
 class Job:
-    """One job's descriptors and what has been learnt of it so far."""
+    """One job's descriptors and what has been learnt of it so far. It has a plan from the moment it is launched."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.asked = time.monotonic()
+    def __init__(self, attempt: str, base: Base, into: str) -> None:
+        self.attempt = attempt
+        self.base = base
+        self.into = into  # the cgroup v2 directory that its init is born in, "" for none
+        self.plan: Plan | None = None
+        self.asked = 0.0
         self.pid = 0
         self.pidfd = -1
-        self.record = -1
         self.status: socket.socket | None = None
         self.netns = -1
         self.values: dict[str, str | int] = {}
@@ -89,7 +98,10 @@ class Launcher:
         fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
         try:
             if message[:1] == b"L":
-                self._launch(from_wire(message[1:]), fds)
+                self._launch(from_wire(message[1:]), message[1:], fds)
+            elif message[:1] == b"P":
+                attempt, base, into = json.loads(message[1:])
+                self._prepare(attempt, base_from(base), into)
             elif message[:1] == b"S":
                 attempt, number = json.loads(message[1:])
                 self._signal(attempt, number)
@@ -101,13 +113,14 @@ class Launcher:
         self._open = False
         self._unwatch(self._client.fileno())
         for job in self._jobs.values():
-            _thaw(job.plan)
+            if job.plan is not None:
+                _thaw(job.plan)
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _answer(self, event: str, job: Job, **values: Any) -> None:
         if not self._open:
             return
-        self._answers.append(json.dumps({"event": event, "attempt": job.plan.attempt, **values}).encode())
+        self._answers.append(json.dumps({"event": event, "attempt": job.attempt, **values}).encode())
         if len(self._answers) == 1:
             self._flush()
 
@@ -133,38 +146,84 @@ class Launcher:
 
     # -- a job's way ---------------------------------------------------------------------------------------------
 
-    def _launch(self, plan: Plan, fds: list[int]) -> None:
-        if plan.attempt in self._jobs:
-            return  # an attempt is launched once, however often it is asked for
-        job = Job(plan)
-        try:
-            self._acquire(job, fds)
-        except (StepError, OSError) as error:
-            job.failure = _as_step(error, "launch")
-            self._release(job)
-            self._answer_failure(job)
+    def _prepare(self, attempt: str, base: Base, into: str) -> None:
+        """Build what the sandbox of a coming attempt has in common with others."""
+        if attempt in self._jobs:
+            return
+        idle = [job for job in self._jobs.values() if job.plan is None]
+        if len(idle) < _PREPARED_AT_MOST:
+            # What goes wrong here goes wrong once more when the attempt is launched, and is told then.
+            with suppress(StepError, OSError):
+                self._bear(attempt, base, into)
 
-    def _acquire(self, job: Job, fds: list[int]) -> None:
-        plan = job.plan
-        idmap = self._idmap(plan.ids)
-        job.record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        job.values = actions.apply(plan.cgroup)
+    def _bear(self, attempt: str, base: Base, into: str) -> Job:
+        """Clone an init, which begins with the base and then waits for its plan."""
+        job = Job(attempt, base, into)
+        cgroup = -1
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        job.status = mine
-        cgroup = os.open(plan.cgroup.into, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plan.cgroup.into else -1
         try:
-            pid, job.pidfd = syscalls.clone3(_NAMESPACES, cgroup=cgroup)
-            if pid == 0:
-                keep = init.Descriptors(theirs.fileno(), job.record, fds[0], fds[1], fds[2], idmap)
-                init.main(plan, keep, die_with_parent=True)
+            if into:
+                cgroup = _make_cgroup(into)
+            job.pid, job.pidfd = syscalls.clone3(_NAMESPACES, cgroup=cgroup)
+            if job.pid == 0:
+                init.main(base, theirs)
+        except OSError:
+            mine.close()
+            raise
         finally:
+            theirs.close()
             if cgroup >= 0:
                 os.close(cgroup)
-            theirs.close()
-        job.pid = pid
-        self._jobs[plan.attempt] = job
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+        job.status = mine
+        self._jobs[attempt] = job
         self._watch(mine.fileno(), lambda: self._status(job))
         self._watch(job.pidfd, lambda: self._gone(job))
+        return job
+
+    def _launch(self, plan: Plan, message: bytes, fds: list[int]) -> None:
+        job = self._jobs.get(plan.attempt)
+        if job is not None and job.plan is not None:
+            return  # an attempt is launched once, however often it is asked for
+        if job is not None and (job.base, job.into) != (plan.base, plan.cgroup.into):
+            self._discard(job)
+            job = None
+        try:
+            job = job or self._bear(plan.attempt, plan.base, plan.cgroup.into)
+        except (StepError, OSError) as error:
+            failed = Job(plan.attempt, plan.base, plan.cgroup.into)
+            failed.failure = _as_step(error, "launch")
+            self._answer_failure(failed)
+            return
+        job.plan = plan
+        job.asked = time.monotonic()
+        try:
+            self._hand_over(job, plan, message, fds)
+        except (StepError, OSError) as error:
+            self._fail(job, _as_step(error, "launch"))
+
+    def _hand_over(self, job: Job, plan: Plan, message: bytes, fds: list[int]) -> None:
+        """Cgroups and exit record, then the plan goes to the waiting init."""
+        assert job.status is not None
+        idmap = self._idmap(plan.ids)
+        job.values = actions.apply(plan.cgroup, there=job.into)
+        record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            stdin, stdout, stderr = fds
+            socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
+        finally:
+            os.close(record)
+
+    def _fail(self, job: Job, error: StepError) -> None:
+        """The job cannot start: the first reason counts, and is told when its init is gone."""
+        job.failure = job.failure or error
+        signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+
+    def _discard(self, job: Job) -> None:
+        """End a prepared sandbox that does not fit. It waits for a plan and holds nothing: it ends at once."""
+        signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
+        self._release(job)
 
     def _status(self, job: Job) -> None:
         """A message of the job's init while it starts."""
@@ -177,13 +236,13 @@ class Launcher:
             self._started(job, json.loads(message[1:]))
         elif message[:1] == b"F":
             step, path, errno, hint = json.loads(message[1:])
-            job.failure = StepError(step, path, errno, hint)
+            job.failure = job.failure or StepError(step, path, errno, hint)
             self._close_status(job)
         else:  # init ended without a word: the end itself is handled by `_gone`
             self._close_status(job)
 
     def _map(self, job: Job) -> None:
-        assert job.status is not None
+        assert job.status is not None and job.plan is not None
         try:
             userns.map_ids(job.pid, job.plan.ids)
             if job.plan.network.mode == "private":
@@ -191,26 +250,33 @@ class Launcher:
                 job.netns = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             job.status.send(b"G")
         except OSError as error:
-            job.failure = _as_step(error, "map ids")
-            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+            self._fail(job, _as_step(error, "map ids"))
 
     def _started(self, job: Job, told: dict[str, Any]) -> None:
+        assert job.plan is not None
         job.running = True
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
         self._answer("started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"])
+        if job.plan.ahead:
+            into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
+            self._prepare(job.plan.ahead, job.base, into)
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
         if job.status is not None:
             self._status(job)  # its last word may still be in the socket
         os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
-        texts = actions.read_final(job.plan.cgroup)
-        counters = link.counters(job.plan.network.host_name) if job.netns >= 0 else None
-        record = _read_record(job.plan.record)
-        left = self._release(job)
-        if job.running:
+        plan = job.plan
+        if plan is None:
+            self._release(job)
+        elif job.running:
+            texts = actions.read_final(plan.cgroup)
+            counters = link.counters(plan.network.host_name) if job.netns >= 0 else None
+            record = _read_record(plan.record)
+            left = self._release(job)
             self._answer("ended", job, **record, cgroup_texts=texts, network=counters, left=left)
         else:
+            self._release(job)
             self._answer_failure(job)
 
     def _answer_failure(self, job: Job) -> None:
@@ -218,18 +284,18 @@ class Launcher:
         self._answer("failed", job, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
 
     def _release(self, job: Job) -> list[str]:
-        """Give back all that `_acquire` took, in reverse; returns what could not be removed."""
-        self._jobs.pop(job.plan.attempt, None)
-        if job.pidfd >= 0:
-            self._unwatch(job.pidfd)
-            os.close(job.pidfd)
+        """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
+        del self._jobs[job.attempt]
+        self._unwatch(job.pidfd)
+        os.close(job.pidfd)
         self._close_status(job)
-        left = actions.remove(job.plan.cgroup)
-        for fd in (job.record, job.netns):
-            if fd >= 0:
-                os.close(fd)
-        if job.record >= 0:
-            os.unlink(job.plan.record)
+        plan = job.plan
+        left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
+        if job.netns >= 0:
+            os.close(job.netns)
+        if plan:
+            with suppress(FileNotFoundError):
+                os.unlink(plan.record)
         return left
 
     def _close_status(self, job: Job) -> None:
@@ -257,6 +323,14 @@ class Launcher:
     def _unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
+
+
+def _make_cgroup(directory: str) -> int:
+    try:
+        os.mkdir(directory, 0o755)
+        return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StepError("cgroup", directory, error.errno or 0) from None
 
 
 def _read_record(path: str) -> dict[str, int | None]:

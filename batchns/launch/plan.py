@@ -26,6 +26,12 @@ class Mount(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+class Base(NamedTuple):
+    """The part of a sandbox that is the same for many jobs, so that it can be built before anybody asks for it."""
+
+    mounts: tuple[Mount, ...] = ()
+
+
 class IdMap(NamedTuple):
     """`length` ids from `inside` in the job are those from `outside` on the host."""
 
@@ -56,7 +62,9 @@ class Command(NamedTuple):
 
 class Plan(NamedTuple):
     attempt: str  # the name of every kernel object of this attempt
+    ahead: str  # the attempt to prepare a sandbox for once this one runs ("": none)
     hostname: str
+    base: Base
     cgroup: CgroupPlan
     network: NetworkPlan
     mounts: tuple[Mount, ...]
@@ -74,13 +82,15 @@ def to_wire(plan: Plan) -> bytes:
 def from_wire(message: bytes) -> Plan:
     """The inverse of `to_wire`."""
     raw: list[Any] = json.loads(message)
-    attempt, hostname, cgroup, network, mounts, ids, credentials, command, record = raw
+    attempt, ahead, hostname, base, cgroup, network, mounts, ids, credentials, command, record = raw
     directories, writes, joins, into, unavailable, final_reads = cgroup
     argv, env, cwd, script, rlimits, oom_score_adj = command
     uid, gid, groups, init = credentials
     return Plan(
         attempt,
+        ahead,
         hostname,
+        base_from(base),
         CgroupPlan(
             tuple(directories),
             tuple(Write(*write) for write in writes),
@@ -90,7 +100,7 @@ def from_wire(message: bytes) -> Plan:
             tuple(final_reads),
         ),
         NetworkPlan(*network),
-        tuple(Mount(kind, target, source, tuple(options)) for kind, target, source, options in mounts),
+        _mounts(mounts),
         tuple(IdMap(*entry) for entry in ids),
         Credentials(uid, gid, tuple(groups), init),
         Command(
@@ -103,3 +113,13 @@ def from_wire(message: bytes) -> Plan:
         ),
         record,
     )
+
+
+def base_from(raw: list[Any]) -> Base:
+    """The base that JSON has made lists of."""
+    (mounts,) = raw
+    return Base(_mounts(mounts))
+
+
+def _mounts(raw: list[Any]) -> tuple[Mount, ...]:
+    return tuple(Mount(kind, target, source, tuple(options)) for kind, target, source, options in raw)

@@ -38,10 +38,10 @@ class Root(NamedTuple):
     """The new root under construction: a descriptor of its mount, and one of the namespace for id-mapped binds."""
 
     fd: int
-    idmap: int
+    idmap: int = -1
 
 
-def make_root(idmap: int) -> Root:
+def make_root() -> Root:
     """Clone the host's tree read-only on top of `/`, with slave propagation from the host.
 
     The mounts are made slaves first: what the host mounts later still arrives, what is mounted here stays here.
@@ -53,7 +53,7 @@ def make_root(idmap: int) -> Root:
     attributes = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
     sys.mount_setattr(tree, attr_set=attributes, recursive=True)
     sys.move_mount(tree, sys.AT_FDCWD, "/")
-    return Root(tree, idmap)
+    return Root(tree)
 
 
 def perform(root: Root, mounts: tuple[Mount, ...]) -> None:

@@ -35,6 +35,7 @@ class Attempt:
     job_id: str
     name: str
     placement: Placement
+    ahead: str = ""  # the name of a later attempt
     slot: Slot | None = None
     limits: Limits = field(factory=Limits)
     cgroup: CgroupPlan = field(factory=CgroupPlan)
@@ -111,6 +112,7 @@ class Preparer:
             ),
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
+            ahead=attempt.ahead,
             variables=variables(job, attempt.placement),
         )
         return build.build(details, host_paths=self.host_paths)

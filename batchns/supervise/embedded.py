@@ -9,16 +9,19 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import trio
+
 from batchns.errors import HostError
 from batchns.kernel.cgroups.detect import open_driver
+from batchns.kernel.cgroups.interface import Limits
 from batchns.kernel.network.firewall import Firewall
-from batchns.launch.build import host_paths
+from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
-from batchns.supervise.supervisor import Supervisor
+from batchns.supervise.supervisor import AHEAD, Supervisor
 from batchns.supervise.sweep import sweep
 from batchns.supervise.view import Observer
 
@@ -49,10 +52,15 @@ async def open_supervisor(
         driver.prepare()
         stack.callback(driver.release)
         runs = stack.enter_context(RunFolder(config))
-        if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
-            settings = config.network
-            stack.enter_context(Firewall(run_folder=config.paths.run, pool=settings.pool, nat=settings.nat))
         launcher = await stack.enter_async_context(open_launcher())
+        paths = host_paths()
+        for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
+            name = runs.attempt_name(serial)
+            await launcher.prepare(name, base(paths), driver.plan(name, Limits()).into)
+        if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+            firewall = Firewall(run_folder=config.paths.run, pool=config.network.pool, nat=config.network.nat)
+            stack.callback(firewall.leave)
+            await trio.to_thread.run_sync(firewall.hold)  # meanwhile the launcher prepares the first sandboxes
         yield Supervisor(
             config=config,
             capacity=capacity,
@@ -60,6 +68,6 @@ async def open_supervisor(
             launcher=launcher,
             runs=runs,
             observer=observer,
-            host_paths=host_paths(),
+            host_paths=paths,
             attached=attached,
         )

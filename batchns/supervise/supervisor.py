@@ -40,6 +40,7 @@ from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
 
+AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
 LAUNCHES = 4  # at a time: enough to keep the launcher busy, few enough to hold few descriptors open
 
 
@@ -195,6 +196,8 @@ class Supervisor:
             case Launch(job_id, placement):
                 self._schedule.launch(job_id, placement, now)
                 attempt = Attempt(job_id, self.runs.attempt_name(self._serial), placement)
+                if self._serial + AHEAD < len(self._schedule):
+                    attempt.ahead = self.runs.attempt_name(self._serial + AHEAD)
                 self._serial += 1
                 self._attempts[job_id] = attempt
                 self._accounts[job_id] = Account()

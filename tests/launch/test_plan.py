@@ -11,7 +11,7 @@ from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Write
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch import build
-from batchns.launch.plan import Command, Credentials, IdMap, Mount, Plan, from_wire, to_wire
+from batchns.launch.plan import Base, Command, Credentials, IdMap, Mount, Plan, from_wire, to_wire
 from batchns.launch.sandbox import OPERATIONS, SCRIPT
 from batchns.model.job import Bind, Identity, Isolation, JobSpec
 
@@ -22,6 +22,8 @@ plans = st.builds(
     Plan,
     text,
     text,
+    text,
+    st.builds(Base, st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple)),
     st.builds(
         CgroupPlan,
         texts,
@@ -77,12 +79,12 @@ def test_the_same_attempt_gives_the_same_plan():
 
 def test_every_mount_is_an_operation_that_the_sandbox_knows():
     plan = build.build(attempt(), host_paths=ALL)
-    assert {mount.kind for mount in plan.mounts} == set(OPERATIONS)
+    assert {mount.kind for mount in (*plan.base.mounts, *plan.mounts)} == set(OPERATIONS)
 
 
 def test_only_what_the_host_has_is_masked():
     plan = build.build(attempt(), host_paths=frozenset({"/proc/kcore"}))
-    hidden = [mount.target for mount in plan.mounts if mount.kind in ("mask", "readonly")]
+    hidden = [mount.target for mount in plan.base.mounts if mount.kind in ("mask", "readonly")]
     assert hidden == ["/proc/kcore"]
 
 

@@ -17,8 +17,10 @@ from batchns.kernel.cgroups.interface import CgroupPlan
 _REMOVAL_SECONDS = 0.25  # in all, after the last process is gone: milliseconds are usual, and the launcher waits
 
 
-def apply(plan: CgroupPlan) -> dict[str, str | int]:
+def apply(plan: CgroupPlan, *, there: str = "") -> dict[str, str | int]:
     """Make the directories, write the values, read the limits back: {path: text, or errno of an optional write}.
+
+    `there`: the one directory that exists already, because the job's first process was born in it.
 
     Raises:
         StepError: step "cgroup", the path and errno of the first failure; what was made is removed again.
@@ -28,7 +30,8 @@ def apply(plan: CgroupPlan) -> dict[str, str | int]:
     path, hint = "", ""
     try:
         for path in plan.directories:
-            os.mkdir(path, 0o755)
+            if path != there:
+                os.mkdir(path, 0o755)
             made.append(path)
         for path, value, limit, required in plan.writes:
             hint = f"the value was {value!r}" + (f", for {limit}" if limit else "")

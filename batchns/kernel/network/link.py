@@ -1,6 +1,6 @@
 """One job's network, on the per-job path: own rtnetlink messages, as few socket writes as possible.
 
-1. `set_up` runs in the job's freshly forked, single-threaded child, as host root, before its user namespace.
+1. `isolate` and `connect` run in the job's single-threaded first process, as host root, before its user namespace.
 2. The namespace holds everything: when its last process ends the kernel removes the link, its routes and shapers.
    Nothing here is ever deleted by hand (deleting a veth blocks for 20 ms).
 3. Three writes: the pair, the host's end, the job's end. What the job may send is bounded before it can send.
@@ -24,8 +24,23 @@ _CLONE_NEWNET = 0x40000000
 _TAKEN = "does another batchns use this address? Write a pool of its own under [network] in batchns.toml"
 
 
-def set_up(plan: NetworkPlan) -> Shapers:
-    """Unshare the network namespace; in mode "private" make the veth pair, addresses, routes, neighbours, shapers.
+def isolate() -> Socket:
+    """Unshare the network namespace, loopback up: all that is the same for every job.
+
+    Returns a socket to the host's side, for `connect`.
+
+    Raises:
+        StepError: step "network: ..." with the object and errno.
+    """
+    host = Socket()
+    _unshare()
+    with Socket() as inside:
+        inside.exchange([messages.link_up("lo", _LOOPBACK)])
+    return host
+
+
+def connect(plan: NetworkPlan, host: Socket) -> Shapers:
+    """In mode "private": make the veth pair, addresses, routes, neighbours, shapers. `host`: what `isolate` returned.
 
     Returns the rates in force, read back from the kernel.
 
@@ -33,21 +48,22 @@ def set_up(plan: NetworkPlan) -> Shapers:
         StepError: step "network: ..." with the object and errno. What was made vanishes with the calling process.
     """
     if plan.mode == "none":
-        _unshare()
-        with Socket() as inside:
-            inside.exchange([messages.link_up("lo", _LOOPBACK)])
         return Shapers()
-    with Socket() as host:
-        _unshare()
-        namespace = _own_namespace()
-        try:
-            host_link = _make_pair(host, plan, namespace)
-        finally:
-            os.close(namespace)
-        ingress = _set_up_host_end(host, plan, host_link)
+    namespace = _own_namespace()
+    try:
+        host_link = _make_pair(host, plan, namespace)
+    finally:
+        os.close(namespace)
+    ingress = _set_up_host_end(host, plan, host_link)
     with Socket() as inside:
         egress = _set_up_job_end(inside, plan)
     return Shapers(egress=egress, ingress=ingress)
+
+
+def set_up(plan: NetworkPlan) -> Shapers:
+    """Both in one go."""
+    with isolate() as host:
+        return connect(plan, host)
 
 
 def counters(host_name: str) -> Counters | None:
@@ -112,7 +128,7 @@ def _set_up_host_end(host: Socket, plan: NetworkPlan, link: int) -> int | None:
 
 
 def _set_up_job_end(inside: Socket, plan: NetworkPlan) -> int | None:
-    """Loopback, shaper, address, link up, the way out; returns the rate in force."""
+    """Shaper, address, link up, the way out; returns the rate in force."""
     name = plan.job_name
     (answer,) = inside.exchange([messages.get_link(name, statistics=False)])
     link = messages.index(answer)
@@ -123,7 +139,6 @@ def _set_up_job_end(inside: Socket, plan: NetworkPlan) -> int | None:
         plan.egress,
         plan.mtu,
         [
-            messages.link_up("lo", _LOOPBACK),
             messages.keep_quiet(name, link),
             messages.new_address(plan.job_address, link),
             messages.link_up(name, link),

@@ -1,7 +1,7 @@
 """batchns's own launches, from a warm launcher: what a job in the queue waits for once it is its turn.
 
 1. One call is one job: the plan is built, the launcher asked, the command executed, the exit record read and
-   everything released. The first job of a run pays for the launcher's start; that is not what is measured here.
+   everything released. The launcher is warm and has a sandbox prepared, as it has for all but a run's first jobs.
 2. `batchns, bare` is what bwrap does (no limits, loopback only); `batchns, all` has cgroups, limits, veth and shapers.
 3. `batchns run` is the command as a user types it, interpreter start, sweep, firewall and launcher included.
 """
@@ -86,7 +86,7 @@ def bare() -> Iterator[Run]:
         def make_plan(serial: int) -> tuple[Plan, Callable[[], None]]:
             name = f"bench-{serial}"
             slot = build.Slot(number=0, id_start=1_990_000_000, address="")
-            attempt = _attempt(name, folder, slot, f"{folder}/{name}", CgroupPlan(), "none")
+            attempt = _attempt(name, f"bench-{serial + 1}", folder, slot, f"{folder}/{name}", CgroupPlan(), "none")
             return build.build(attempt, host_paths=paths), lambda: None
 
         with warm_launcher(make_plan) as run:
@@ -110,7 +110,8 @@ def everything() -> Iterator[Run]:
             name = runs.attempt_name(serial)
             slot = runs.acquire_slot()
             cgroup = driver.plan(name, LIMITS)
-            attempt = _attempt(name, folder, slot, runs.record_path(name), cgroup, "private")
+            ahead = runs.attempt_name(serial + 1)
+            attempt = _attempt(name, ahead, folder, slot, runs.record_path(name), cgroup, "private")
             return build.build(attempt, host_paths=paths), lambda: runs.release_slot(slot)
 
         yield stack.enter_context(warm_launcher(make_plan))
@@ -122,9 +123,12 @@ def command() -> Iterator[Run]:
     yield lambda: timed([sys.executable, "-m", "batchns", "run", "--", "true"])
 
 
-def _attempt(name: str, folder: str, slot: build.Slot, record: str, cgroup: CgroupPlan, mode: str) -> build.Attempt:
+def _attempt(
+    name: str, ahead: str, folder: str, slot: build.Slot, record: str, cgroup: CgroupPlan, mode: str
+) -> build.Attempt:
     return build.Attempt(
         name=name,
+        ahead=ahead,
         job_id="1",
         spec=JobSpec(name="bench", command=("/bin/true",), cwd=folder),
         slot=slot,

@@ -263,8 +263,8 @@ class Launcher:
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
-        if job.status is not None:
-            self._status(job)  # its last word may still be in the socket
+        while job.status is not None:
+            self._status(job)  # its last words may still be in the socket
         os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
         plan = job.plan
         if plan is None:

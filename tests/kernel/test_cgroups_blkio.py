@@ -34,10 +34,13 @@ def disk(tmp_path: Path) -> Iterator[str]:
     if attach.returncode:
         pytest.skip(f"no loop device here: {attach.stderr.strip()}")
     device = attach.stdout.strip()
+    hold = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        # Detached by the kernel once nobody has it open: also when this process is killed.
+        subprocess.run(["losetup", "--detach", device], check=True)
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        os.close(hold)
 
 
 @contextlib.contextmanager

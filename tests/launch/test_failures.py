@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from errno import EACCES, ELOOP, ENOENT, EROFS
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def snapshot() -> tuple[object, ...]:
     """What a launch could leave on the host: mounts, links, our child processes."""
     mounts = Path("/proc/self/mountinfo").read_text()
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return mounts, sorted(os.listdir("/sys/class/net")), children
+    return mounts, socket.if_nameindex(), children
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,10 @@ from typing import Any
 import pytest
 from attrs import frozen
 
+from ..alone import end_with_parent, own_cgroups
+
 RUN_FOLDER = Path("/run/batchns")
+_started: list[subprocess.Popen[str]] = []
 
 
 @frozen(kw_only=True)
@@ -42,21 +47,35 @@ def batchns(*arguments: str, cwd: Path, timeout: float = 90, **options: Any) -> 
         timeout=timeout,
         check=False,
         stdin=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,
         **options,
     )
     return Ran(code=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    """Start the command and leave it running."""
-    return subprocess.Popen(
+    """Start the command and leave it running; what a failed test forgets is ended after it."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "batchns", *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
+        preexec_fn=end_with_parent,
         text=True,
     )
+    _started.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -73,23 +92,26 @@ def on_this_machine() -> dict[str, Any]:
     # os.walk passes over folders that vanish while it looks.
     cgroups = [
         os.path.join(place, name)
-        for place, names, _ in os.walk("/sys/fs/cgroup")
+        for top in own_cgroups()
+        for place, names, _ in os.walk(top)
         for name in names
         if name.startswith("batchns")
     ]
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    network = os.readlink("/proc/self/ns/net")  # where every launcher of this test run is, and no other
     processes = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if b"batchns.launch.launcher" in (entry / "cmdline").read_bytes():
-                    processes.append(entry.name)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (
+                entry.name.isdigit()
+                and b"batchns.launch.launcher" in (entry / "cmdline").read_bytes()
+                and os.readlink(entry / "ns/net") == network
+            ):
+                processes.append(entry.name)
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     return {
         "cgroups": sorted(cgroups),
-        "links": sorted(name for name in os.listdir("/sys/class/net") if name.startswith("bns")),
+        "links": sorted(name for _, name in socket.if_nameindex() if name.startswith("bns")),
         "mounts": Path("/proc/self/mountinfo").read_text(),
         "loops": sorted(name for name in os.listdir("/sys/block") if Path("/sys/block", name, "loop").exists()),
         "processes": processes,

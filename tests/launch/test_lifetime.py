@@ -17,7 +17,7 @@ from .conftest import in_launcher, make_plan, run_plan
 
 pytestmark = pytest.mark.kernel
 
-BEATS = "while :; do date +%N > alive; sleep 0.02; done"
+BEATS = "while :; do date +%N >> alive; sleep 0.02; done"
 
 
 def alive(pid: int) -> bool:
@@ -43,7 +43,7 @@ def only_child(pid: int) -> int:
 
 def test_signals_are_forwarded_to_the_command_and_its_group(folder):
     """A script that waits for a child is not reached otherwise: the child gets the signal, too."""
-    plan = make_plan(folder, script="trap 'exit 42' TERM; touch ready; sleep 60; exit 1")
+    plan = make_plan(folder, script="trap 'exit 42' TERM; (touch ready; exec sleep 60); exit 1")
 
     async def work(launcher):
         async with trio.open_nursery() as nursery:
@@ -143,6 +143,19 @@ def test_jobs_end_with_the_launcher_and_the_client_is_told(folder):
     pid, command = in_launcher(work)
     assert gone_within(pid, 2)
     assert gone_within(command, 2)
+
+
+def test_init_keeps_nothing_of_the_launcher_but_its_exit_record(folder):
+    """Not the sockets, records and namespaces of other jobs: a job that lives on would keep another one's link."""
+    first, second = (make_plan(folder, command=("sleep", "5")) for _ in range(2))
+
+    async def work(launcher):
+        await _start(launcher, first)
+        pid = await _start(launcher, second)
+        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+
+    nulls = ("/dev/null", "/null")  # by the second name where /dev, seen from here, is mounted no more
+    assert {target for target in in_launcher(work) if target not in nulls} == {second.record}
 
 
 def test_the_launcher_is_small_and_its_inits_share_its_memory(folder):

@@ -204,9 +204,6 @@ def test_what_the_command_leaves_running_ends_with_it(run, folder):
     outcome = run(script="(while :; do date +%N >> alive; sleep 0.02; done) & sleep 0.5; test -s alive")
     assert outcome.exit_code == 0
     before = (folder / "alive").stat().st_size
-    os.stat(folder)
-    import time
-
     time.sleep(0.3)
     assert (folder / "alive").stat().st_size == before
 

@@ -15,10 +15,10 @@ VENV := .venv
 STAMP := .setup/stamp
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint test-host test-vm bench wheel clean distclean
+.PHONY: help setup demo test lint test-host test-vm test-pythons bench wheel clean distclean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP) ## make .venv with batchns and what its tests need
 	@:
@@ -58,6 +58,10 @@ ifneq ($(BATCHNS_VM_RUN),)
 else
 	@echo "no other kernel to test with: set BATCHNS_VM_RUN to a command that takes --cgroup v1|v2 -- COMMAND"
 endif
+
+test-pythons: ## the tests that need no kernel, on every Python from 3.11 on that is found
+	@.ci/packages @venv:python3-venv
+	@.ci/pythons
 
 bench: setup ## start many jobs, beside bwrap, runc and bare namespaces
 	@.ci/packages cc:gcc cc:libc6-dev bwrap:bubblewrap runc:runc busybox:busybox-static

@@ -78,6 +78,8 @@ CAP_SETUID = 7
 _CAPABILITY_VERSION_3 = 0x20080522
 
 CLOSE_RANGE_CLOEXEC = 4
+KEYCTL_JOIN_SESSION_KEYRING = 1  # include/uapi/linux/keyctl.h
+SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 
 # Numbers from 424 on are the same on every architecture (include/uapi/asm-generic/unistd.h).
 _NR_OPEN_TREE = 428
@@ -89,6 +91,7 @@ _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
+_NR_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 
 
 def _fail(call: str, path: str = "") -> OSError:
@@ -243,3 +246,8 @@ def set_capabilities(mask: int) -> None:
 def close_range(first: int, last: int, flags: int = 0) -> None:
     """Close the descriptors from `first` to `last`, or (CLOSE_RANGE_CLOEXEC) mark them. close_range(2)."""
     _syscall("close_range", "", _NR_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
+
+
+def join_new_session_keyring() -> None:
+    """Leave the session keyring for a new, empty one. keyctl(2)."""
+    _syscall("keyctl", "", _NR_KEYCTL, ctypes.c_int(KEYCTL_JOIN_SESSION_KEYRING), None)

@@ -19,6 +19,7 @@ from attrs import field, frozen
 
 from batchns.errors import HostError, StepError
 from batchns.kernel.network.types import Counters
+from batchns.kernel.syscalls import SO_SNDBUFFORCE
 from batchns.launch.plan import Base, Plan, to_wire
 
 MAX_MESSAGE = 1 << 20
@@ -194,7 +195,7 @@ async def open_launcher() -> AsyncIterator[Launcher]:
             cwd="/",
             env={},
         )
-    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+    ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MAX_MESSAGE)
     with trio.socket.from_stdlib_socket(ours) as channel:
         launcher = Launcher(channel)
         try:

@@ -21,6 +21,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from errno import ENOSYS
 from typing import NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from batchns.errors import StepError
@@ -30,6 +31,7 @@ from batchns.launch import identity, sandbox
 from batchns.launch.plan import Base, Plan, from_wire
 
 MAX_MESSAGE = 1 << 20
+_LONGEST = 1024  # letters of a path or hint in a failure
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     clock = _Phases()
     os.umask(0)
     os.setsid()
+    _leave_keyring()
     host = link.isolate()
     root = _step("mount root", sandbox.make_root)
     sandbox.perform(root, base.mounts)
@@ -97,6 +100,15 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     status.send(b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
     status.close()
     _serve(command, given.record)
+
+
+def _leave_keyring() -> None:
+    """The keys of whoever started batchns are not the job's."""
+    try:
+        sys.join_new_session_keyring()
+    except OSError as error:
+        if error.errno != ENOSYS:  # a kernel without keyrings
+            raise StepError("session keyring", "", error.errno or 0) from None
 
 
 def _receive(status: socket.socket) -> tuple[Plan, Given]:
@@ -139,7 +151,7 @@ def _reap(command: int, record: int) -> None:
         if pid == 0:
             return
         if pid == command:
-            os.write(record, exit_record(status))
+            os.pwrite(record, exit_record(status), 0)
             os._exit(0)
 
 
@@ -191,7 +203,8 @@ class _Phases:
 
 
 def _encode(error: StepError) -> bytes:
-    return json.dumps([error.step, error.path, error.errno, error.hint]).encode()
+    """A path may be as long as the user likes to write it, a message may not."""
+    return json.dumps([error.step, error.path[:_LONGEST], error.errno, error.hint[:_LONGEST]]).encode()
 
 
 def _report(status: socket.socket, error: StepError) -> None:

@@ -41,6 +41,8 @@ from batchns.launch.plan import Base, Plan, base_from, from_wire
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 _IDMAPS_KEPT = 64
 _PREPARED_AT_MOST = 8
+_RECORD_BYTES = 64
+_NO_RECORD = {"exit_code": None, "signal": None}
 
 
 class Job:
@@ -174,7 +176,7 @@ class Launcher:
             theirs.close()
             if cgroup >= 0:
                 os.close(cgroup)
-        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+        mine.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
         job.status = mine
         self._jobs[attempt] = job
         self._watch(mine.fileno(), lambda: self._status(job))
@@ -192,7 +194,7 @@ class Launcher:
             job = job or self._bear(plan.attempt, plan.base, plan.cgroup.into)
         except (StepError, OSError) as error:
             failed = Job(plan.attempt, plan.base, plan.cgroup.into)
-            failed.failure = _as_step(error, "launch")
+            failed.failure = _as_step(error, "launch").with_traceback(None)
             self._answer_failure(failed)
             return
         job.plan = plan
@@ -209,6 +211,7 @@ class Launcher:
         job.values = actions.apply(plan.cgroup, there=job.into)
         record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            os.posix_fallocate(record, 0, _RECORD_BYTES)  # a full file system must not cost an exit status
             stdin, stdout, stderr = fds
             socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
         finally:
@@ -216,7 +219,7 @@ class Launcher:
 
     def _fail(self, job: Job, error: StepError) -> None:
         """The job cannot start: the first reason counts, and is told when its init is gone."""
-        job.failure = job.failure or error
+        job.failure = job.failure or error.with_traceback(None)  # whose frames hold the job: nothing collects cycles
         signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _discard(self, job: Job) -> None:
@@ -228,7 +231,12 @@ class Launcher:
     def _status(self, job: Job) -> None:
         """A message of the job's init while it starts."""
         assert job.status is not None
-        message = job.status.recv(1 << 16)
+        try:
+            message = job.status.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return  # the descriptor was another job's when the poll saw it
+        except ConnectionResetError:
+            message = b""  # init was killed before it had read all of ours
         if message[:1] == b"M":
             self._map(job)
         elif message[:1] == b"R":
@@ -263,24 +271,36 @@ class Launcher:
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
+        if os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED | os.WNOHANG) is None:
+            return  # the descriptor was another job's when the poll saw it
         while job.status is not None:
             self._status(job)  # its last words may still be in the socket
-        os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
         plan = job.plan
         if plan is None:
             self._release(job)
         elif job.running:
-            texts = actions.read_final(plan.cgroup)
-            counters = link.counters(plan.network.host_name) if job.netns >= 0 else None
-            record = _read_record(plan.record)
+            final, unread = self._last_readings(job, plan)
             left = self._release(job)
-            self._answer("ended", job, **record, cgroup_texts=texts, network=counters, left=left)
+            self._answer("ended", job, **final, left=[*left, *unread])
         else:
             self._release(job)
             self._answer_failure(job)
 
+    def _last_readings(self, job: Job, plan: Plan) -> tuple[dict[str, Any], list[str]]:
+        """What a result is made of; what cannot be read is named, and concerns this job alone."""
+        final: dict[str, Any] = {**_read_record(plan.record), "cgroup_texts": {}, "network": None}
+        try:
+            final["cgroup_texts"] = actions.read_final(plan.cgroup)
+            if job.netns >= 0:
+                final["network"] = link.counters(plan.network.host_name)
+        except (StepError, OSError) as error:
+            return final, [str(error)]
+        return final, []
+
     def _answer_failure(self, job: Job) -> None:
-        error = job.failure or StepError("init", "ended before the command ran", 0)
+        small = job.plan is not None and any(write.limit == "memory" for write in job.plan.cgroup.writes)
+        hint = "is its memory limit too small? A sandbox takes about 4 MiB itself" if small else ""
+        error = job.failure or StepError("init", "ended before the command ran", 0, hint)
         self._answer("failed", job, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
 
     def _release(self, job: Job) -> list[str]:
@@ -334,11 +354,14 @@ def _make_cgroup(directory: str) -> int:
 
 
 def _read_record(path: str) -> dict[str, int | None]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    text = os.read(fd, 4096)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:  # swept away, because the client is dead
+        return dict(_NO_RECORD)
+    text = os.read(fd, 4096).rstrip(b"\0")
     os.close(fd)
     if not text.endswith(b"\n"):
-        return {"exit_code": None, "signal": None}  # init was killed before it could write
+        return dict(_NO_RECORD)  # init was killed before it could write
     record: dict[str, int | None] = json.loads(text)
     return record
 
@@ -363,7 +386,7 @@ def _as_step(error: StepError | OSError, step: str) -> StepError:
 def main(fd: int) -> NoReturn:
     """The launcher process: `fd` is its end of the socket to the client."""
     client = socket.socket(fileno=fd)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_MESSAGE)
+    client.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
     gc.disable()  # a collection in a fork would touch, and so copy, every page
     gc.freeze()
     Launcher(client).run()

@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 .PHONY: help setup demo test lint test-host test-vm test-pythons bench wheel clean distclean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: $(STAMP) ## make .venv with batchns and what its tests need
 	@:

@@ -27,7 +27,7 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC |
 _RESOLVE = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 _PATTERN = re.compile(r"%(.?)", re.DOTALL)
 
-# errno: (what is wrong, what to do). Others mean a broken host or a mistake of ours, and are not caught.
+# errno: (what is wrong, what to do). The path is the user's, and so is whatever else the kernel may answer to it.
 _REFUSALS = {
     errno.ELOOP: ("a symbolic link is in the way", "write the path that it leads to, or remove the link"),
     errno.ENOENT: ("its folder does not exist", "make it: mkdir -p {folder}"),
@@ -40,6 +40,8 @@ _REFUSALS = {
     errno.ENOSPC: ("no space is left there", "free some, or choose another path"),
     errno.EDQUOT: ("the quota there is used up", "free some, or choose another path"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
+    errno.ETXTBSY: ("it is a program that is running", "choose another path"),
+    errno.EAGAIN: ("another program holds a lease on it", "choose another path"),
 }
 
 
@@ -71,15 +73,17 @@ class Outputs:
         Raises:
             UserError: it cannot be written there, or must not be.
         """
+        try:
+            return self._open(key, path)
+        except OSError as error:
+            number = error.errno or 0
+            what, hint = _REFUSALS.get(number, (os.strerror(number), "choose another path"))
+            raise UserError(f"{key}: {path}: {what}", hint.replace("{folder}", os.path.dirname(path))) from None
+
+    def _open(self, key: str, path: str) -> int:
         if path == os.devnull:  # the one device that is asked for with reason
             return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE)
-        except OSError as error:
-            if error.errno not in _REFUSALS:
-                raise
-            what, hint = _REFUSALS[error.errno]
-            raise UserError(f"{key}: {path}: {what}", hint.replace("{folder}", os.path.dirname(path))) from None
+        fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -88,8 +92,8 @@ class Outputs:
                 raise UserError(f"{key}: {path}: the file has other names (hard links)", "remove it first")
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # without O_NONBLOCK: the job did not ask for it
             if (found.st_dev, found.st_ino) not in self._opened:
-                self._opened.add((found.st_dev, found.st_ino))
                 os.ftruncate(fd, 0)
+                self._opened.add((found.st_dev, found.st_ino))
         except BaseException:
             os.close(fd)
             raise

@@ -1,0 +1,50 @@
+"""Whatever a file system answers to the name of an output file, it is that job's trouble alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from supervise_fakes import bench, spec
+
+from batchns.errors import UserError
+from batchns.model.lifecycle import State
+from batchns.supervise.outputs import Outputs
+
+
+def test_an_output_that_is_a_running_program_fails_its_job_alone(tmp_path: Path) -> None:
+    """ETXTBSY: an earlier job copied a program there and left it running."""
+    program = tmp_path / "job-7.out"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    program.chmod(0o755)
+    with subprocess.Popen([program, "60"]) as running:
+        results = bench(tmp_path).run([spec(tmp_path), spec(tmp_path, "other")])
+        running.kill()
+    reason = f"stdout: {program}: it is a program that is running - choose another path"
+    assert (results["7"].state, results["7"].reason) == (State.FAILED, reason)
+    assert results["8"].state is State.COMPLETED
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_an_output_that_cannot_be_emptied_is_refused(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its descriptor is closed, and the next attempt tries again."""
+    files = Outputs()
+    before = os.listdir("/proc/self/fd")
+    (tmp_path / "log").write_text("of an earlier run")
+
+    def fail(fd: int, length: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", fail)
+        with pytest.raises(UserError, match=os.strerror(number)):
+            files.open("stdout", str(tmp_path / "log"))
+    assert os.listdir("/proc/self/fd") == before
+    os.close(files.open("stdout", str(tmp_path / "log")))
+    assert (tmp_path / "log").read_text() == ""

@@ -32,17 +32,18 @@ def open_or_skip() -> Driver:
     return driver
 
 
-def as_v1_only(folder: Path) -> Driver | None:
-    """On a hybrid host: a driver that sees only its v1 hierarchies, prepared. None on other hosts."""
+def hybrid() -> bool:
+    """Whether this host has v1 hierarchies beside a v2 one, so that there are two drivers to test."""
+    return os.geteuid() == 0 and open_driver().mode == "hybrid"
+
+
+def without_v2(folder: Path) -> str:
+    """A /proc for `open_driver` that shows a hybrid host's v1 hierarchies only."""
     mounts = Path("/proc/self/mountinfo").read_text().splitlines(keepends=True)
-    if open_driver().mode != "hybrid":
-        return None
     (folder / "self").mkdir()
     (folder / "self" / "mountinfo").write_text("".join(line for line in mounts if " - cgroup2 " not in line))
     (folder / "self" / "cgroup").write_text(Path("/proc/self/cgroup").read_text())
-    driver = open_driver(proc=str(folder))
-    driver.prepare()
-    return driver
+    return str(folder)
 
 
 def in_vm() -> bool:

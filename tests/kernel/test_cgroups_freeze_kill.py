@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cgroup_jobs
 import pytest
-from cgroup_jobs import Job, as_v1_only, cpu_seconds, name, needs_root, open_or_skip, within
+from cgroup_jobs import Job, cpu_seconds, hybrid, name, needs_root, within, without_v2
 
 from batchns.kernel.cgroups import actions, members
 from batchns.kernel.cgroups.detect import open_driver
@@ -21,12 +21,16 @@ pytestmark = [pytest.mark.kernel, needs_root]
 BOUND = 2.0  # seconds, of a kill
 
 
-@pytest.fixture(params=["host", "v1"])
-def driver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    """This host's driver; on a hybrid host the pure v1 one as well."""
-    found = open_or_skip() if request.param == "host" else as_v1_only(tmp_path_factory.mktemp("proc"))
-    if found is None:
-        pytest.skip("this host is not a hybrid one: its own driver is tested above")
+@pytest.fixture(params=["host", "v1"] if hybrid() else ["host"])
+def proc(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The /proc by which a driver is chosen: this host's; on a hybrid host one for the pure v1 driver as well."""
+    return "/proc" if request.param == "host" else without_v2(tmp_path_factory.mktemp("proc"))
+
+
+@pytest.fixture
+def driver(proc: str) -> Iterator[Driver]:
+    found = open_driver(proc=proc)
+    found.prepare()
     yield found
     found.release()
 
@@ -128,12 +132,11 @@ def test_an_old_kernel_needs_other_means_to_kill_a_job_that(
     assert within(1, lambda: not any(map(members.running, job.children)))
 
 
-def test_a_job_that_its_driver_did_not_start_is_found_and_killed(job: Job) -> None:
+def test_a_job_that_its_driver_did_not_start_is_found_and_killed(job: Job, proc: str) -> None:
     """A sweep after a crash: another driver, that prepared nothing, knows the job by its name alone."""
     pid = job.spawn(cgroup_jobs.sleep)
-    other = type(job.driver) is type(open_driver()) and open_driver()
-    if not other:
-        pytest.skip("only this host's own driver can be opened anew")
+    other = open_driver(proc=proc)
+    assert type(other) is type(job.driver)
     assert job.name in other.names()
     assert other.pids(job.name) == [pid]
     assert other.read_usage(job.name).cpu_seconds is not None

@@ -2,7 +2,7 @@
 
 1. One function makes one call and raises `OSError` with the call's name, the kernel's errno and the path.
 2. The interpreter's lock is kept during a call (`PyDLL`): the launcher is single-threaded, and its child after
-   `clone3` must not meet a lock in an unknown state.
+   `clone3` must not meet a lock in an unknown state. `openat2` can let go of it, for threads: it may wait for a server.
 3. Few imports: the launcher and every sandbox load this.
 
 Constants are those of the Linux UAPI headers named beside them.
@@ -16,6 +16,8 @@ import struct
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_unlocked = ctypes.CDLL(None, use_errno=True)
+_unlocked.syscall.restype = ctypes.c_long
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -99,8 +101,8 @@ def _fail(call: str, path: str = "") -> OSError:
     return OSError(errno, f"{call}: {os.strerror(errno)}", path or None)
 
 
-def _syscall(call: str, path: str, number: int, *args: object) -> int:
-    result: int = _libc.syscall(ctypes.c_long(number), *args)
+def _syscall(call: str, path: str, number: int, *args: object, library: ctypes.CDLL = _libc) -> int:
+    result: int = library.syscall(ctypes.c_long(number), *args)
     if result < 0:
         raise _fail(call, path)
     return result
@@ -134,12 +136,14 @@ def setns(fd: int, kind: int = 0) -> None:
         raise _fail("setns")
 
 
-def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0) -> int:
-    """Open with restrictions on how the path is resolved; the descriptor is close-on-exec. openat2(2)."""
+def openat2(dirfd: int, path: str, flags: int, mode: int = 0, resolve: int = 0, *, release_lock: bool = False) -> int:
+    """Open with restrictions on how the path is resolved; the descriptor is close-on-exec. openat2(2).
+
+    `release_lock`: other threads go on meanwhile.
+    """
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
-    return _syscall(
-        "openat2", path, _NR_OPENAT2, ctypes.c_int(dirfd), os.fsencode(path), how, ctypes.c_size_t(len(how))
-    )
+    arguments = (ctypes.c_int(dirfd), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    return _syscall("openat2", path, _NR_OPENAT2, *arguments, library=_unlocked if release_lock else _libc)
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:

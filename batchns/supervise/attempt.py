@@ -6,8 +6,9 @@ What is acquired on the way (slot, open files) is on the attempt, and given back
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 from attrs import define, field, frozen
@@ -24,7 +25,7 @@ from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.result import LimitReading
 from batchns.supervise.limits import limits_of, missing, network_readings, scratch_reading
-from batchns.supervise.outputs import Outputs
+from batchns.supervise.outputs import Outputs, close_all
 from batchns.supervise.ports import Runs
 
 
@@ -63,8 +64,8 @@ class Preparer:
         """
         return (None, None) if self.attached else self.outputs.paths(job)
 
-    @contextmanager
-    def descriptors(self, stdout: str | None, stderr: str | None) -> Iterator[tuple[int, int, int]]:
+    @asynccontextmanager
+    async def descriptors(self, stdout: str | None, stderr: str | None) -> AsyncIterator[tuple[int, int, int]]:
         """stdin, stdout and stderr for the launcher, of these `paths`; closed afterwards unless they are the caller's.
 
         Raises:
@@ -73,14 +74,14 @@ class Preparer:
         if self.attached is not None:
             yield self.attached
             return
-        opened = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)]
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        opened = [null]
         try:
-            for key, path in (("stdout", stdout), ("stderr", stderr)):
-                opened.append(self.outputs.open(key, path or os.devnull))
-            yield opened[0], opened[1], opened[2]
+            opened += await self.outputs.open_all([("stdout", stdout or os.devnull), ("stderr", stderr or os.devnull)])
+            yield null, opened[1], opened[2]
         finally:
-            for fd in opened:
-                os.close(fd)
+            # In a thread that nobody waits for: a file system may want to answer a close, and may not.
+            trio.lowlevel.start_thread_soon(partial(close_all, opened), _done)
 
     def plan(self, attempt: Attempt, job: Job) -> Plan:
         """The launch plan; the attempt has its slot and its cgroup plan from here on.
@@ -130,6 +131,10 @@ class Preparer:
         if attempt.slot is not None:
             self.runs.release_slot(attempt.slot)
             attempt.slot = None
+
+
+def _done(outcome: object) -> None:
+    pass
 
 
 def variables(job: Job, placement: Placement) -> Mapping[str, str]:

@@ -5,6 +5,7 @@
 2. Only a plain file with one link is written to: not a fifo that blocks, not a device (but /dev/null), not another
    name of a file elsewhere.
 3. Jobs append. A file is emptied when this run opens it first, so jobs that share a file keep each other's lines.
+4. The server of a file system may never answer: what touches one is done in a thread, and not waited for for ever.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ import fcntl
 import os
 import re
 import stat
+import threading
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import PurePosixPath
+
+import trio
+from attrs import define, field
 
 from batchns.core.job import Job
 from batchns.errors import UserError
 from batchns.kernel import syscalls
 from batchns.model.job import JobSpec
+from batchns.supervise.ports import Blocking
+from batchns.units import format_duration
 
+TIMEOUT = 30.0  # seconds for the file systems of one job's output files to answer
 MODE = 0o640  # and the umask
 _AT_FDCWD = -100
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -45,18 +55,30 @@ _REFUSALS = {
 }
 
 
+@define(eq=False)
 class Outputs:
     """Opens the output files of one run's jobs."""
 
-    def __init__(self) -> None:
-        self._anchors: dict[str, str] = {}  # a job file's folder as the user named it: what it resolves to
-        self._opened: set[tuple[int, int]] = set()
+    blocking: Blocking
+    _anchors: dict[str, str] = field(init=False, factory=dict)  # a job file's folder as it was named: its real path
+    _opened: set[tuple[int, int]] = field(init=False, factory=set)
+    _emptying: dict[tuple[int, int], threading.Lock] = field(init=False, factory=dict)
 
-    def anchor(self, spec: JobSpec) -> None:
-        """Resolve the folder of the job's file. To be called for every job before the first one starts."""
-        folder = _folder(spec)
-        if folder not in self._anchors:
-            self._anchors[folder] = os.path.realpath(folder)
+    async def anchor(self, specs: Iterable[JobSpec]) -> None:
+        """Resolve the folders of the jobs' files. To be called for every job before the first one starts.
+
+        Raises:
+            UserError: a file system does not answer.
+        """
+        folders = sorted({_folder(spec) for spec in specs} - self._anchors.keys())
+
+        def resolve() -> dict[str, str]:
+            return {folder: os.path.realpath(folder) for folder in folders}
+
+        with trio.move_on_after(TIMEOUT):
+            self._anchors |= await self.blocking(resolve, late=_ignore)
+            return
+        raise _unanswered(folders)
 
     def paths(self, job: Job) -> tuple[str, str]:
         """Absolute paths of stdout and stderr for the job's current attempt."""
@@ -67,8 +89,28 @@ class Outputs:
             _moved(expand(job.spec.stderr or f"{folder}/%x-%j.err", job), folder, real),
         )
 
+    async def open_all(self, paths: Sequence[tuple[str, str]]) -> list[int]:
+        """Descriptors as of `open`, for each ("stdout" or "stderr", path): all of them, or none.
+
+        Raises:
+            UserError: as `open`, or no answer came in time.
+        """
+        with trio.move_on_after(TIMEOUT):
+            return await self.blocking(partial(self._open_each, paths), late=close_all)
+        raise _unanswered([path for _, path in paths])
+
+    def _open_each(self, paths: Sequence[tuple[str, str]]) -> list[int]:
+        opened: list[int] = []
+        try:
+            for key, path in paths:
+                opened.append(self.open(key, path))
+        except BaseException:
+            close_all(opened)
+            raise
+        return opened
+
     def open(self, key: str, path: str) -> int:
-        """A descriptor that appends to `path`. `key`: "stdout" or "stderr", for the message.
+        """A descriptor that appends to `path`. `key`: "stdout" or "stderr", for the message. Blocks.
 
         Raises:
             UserError: it cannot be written there, or must not be.
@@ -83,7 +125,7 @@ class Outputs:
     def _open(self, key: str, path: str) -> int:
         if path == os.devnull:  # the one device that is asked for with reason
             return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE)
+        fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE, release_lock=True)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -91,13 +133,35 @@ class Outputs:
             if found.st_nlink != 1:
                 raise UserError(f"{key}: {path}: the file has other names (hard links)", "remove it first")
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # without O_NONBLOCK: the job did not ask for it
-            if (found.st_dev, found.st_ino) not in self._opened:
-                os.ftruncate(fd, 0)
-                self._opened.add((found.st_dev, found.st_ino))
+            self._empty_first(fd, (found.st_dev, found.st_ino))
         except BaseException:
             os.close(fd)
             raise
         return fd
+
+    def _empty_first(self, fd: int, file: tuple[int, int]) -> None:
+        """Empty the file unless this run has opened it before. One job's thread must not do so after another wrote."""
+        with self._emptying.setdefault(file, threading.Lock()):
+            if file not in self._opened:
+                os.ftruncate(fd, 0)
+                self._opened.add(file)
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Blocks: the close of a file is an answer of its file system's, too."""
+    for fd in fds:
+        os.close(fd)
+
+
+def _ignore(value: object) -> None:
+    pass
+
+
+def _unanswered(paths: Iterable[str]) -> UserError:
+    return UserError(
+        f"{' and '.join(dict.fromkeys(paths))}: no answer from the file system within {format_duration(TIMEOUT)}",
+        "see that its server is up, or choose another path",
+    )
 
 
 def expand(pattern: str, job: Job) -> str:

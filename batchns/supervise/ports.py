@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
@@ -40,16 +42,64 @@ class Runs(Protocol):
 
 
 class Blocking(Protocol):
-    """Runs a function that blocks, without holding up the event loop."""
+    """Runs a function that blocks, without holding up the event loop.
 
-    async def __call__(self, function: Callable[[], T]) -> T: ...
+    `late` None: it ends within a bound of its own, and is waited for even when its caller is cancelled. Else it may
+    never end, as with a file system whose server does not answer; a cancelled caller goes on at once, and a value that
+    comes after all is given to `late`, in the thread.
+    """
+
+    async def __call__(self, function: Callable[[], T], *, late: Callable[[T], None] | None = None) -> T: ...
+
+
+class _Abandonable(Generic[T]):
+    """A call whose value goes to exactly one of two: its caller, or `late`."""
+
+    def __init__(self, function: Callable[[], T], late: Callable[[T], None]) -> None:
+        self._function = function
+        self._late = late
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._values: list[T] = []
+
+    def __call__(self) -> None:
+        """In the thread."""
+        value = self._function()
+        with self._lock:
+            if not self._abandoned:
+                self._values.append(value)
+                return
+        self._late(value)
+
+    def take(self) -> T:
+        return self._values.pop()
+
+    def abandon(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._abandoned = True
+            values, self._values = self._values, []
+        for value in values:
+            self._late(value)
 
 
 def threads() -> Blocking:
-    """Blocking calls in threads, `THREADS` at a time. A call is waited for even when its caller is cancelled."""
-    limiter = trio.CapacityLimiter(THREADS)
+    """Blocking calls in threads.
 
-    async def run(function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, limiter=limiter)
+    Those that end by themselves run `THREADS` at a time. The others have no such bound: one that hangs must not keep
+    the next from its thread, and there are never more than running jobs.
+    """
+    limiter = trio.CapacityLimiter(THREADS)
+    unlimited = trio.CapacityLimiter(math.inf)
+
+    async def run(function: Callable[[], T], *, late: Callable[[T], None] | None = None) -> T:
+        if late is None:
+            return await trio.to_thread.run_sync(function, limiter=limiter)
+        call = _Abandonable(function, late)
+        try:
+            await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=unlimited)
+            return call.take()
+        finally:
+            call.abandon()
 
     return run

@@ -79,7 +79,7 @@ class Supervisor:
             config=self.config,
             driver=self.driver,
             runs=self.runs,
-            outputs=Outputs(),
+            outputs=Outputs(self.blocking),
             host_paths=self.host_paths,
             attached=self.attached,
         )
@@ -95,15 +95,14 @@ class Supervisor:
         """Run all jobs to their end; array tasks are results of their own. In the order of `specs`. Once.
 
         Raises:
-            UserError: a job can never run here; nothing was started.
+            UserError: a job can never run here, or its file's folder does not answer; nothing was started.
             HostError: no job ids are to be had; nothing was started.
         """
         admitted = admit(specs, self.capacity, self.config)
         first_id = self.runs.job_ids(len(specs))
         self._schedule.submit(expand(admitted, first_id, self.config, self.clock()))
         if self.attached is None:
-            for spec in specs:
-                self._preparer.outputs.anchor(spec)
+            await self._preparer.outputs.anchor(specs)
         for job in self._schedule:
             self._accounts[job.id] = Account()
             self._tell(job.id)
@@ -350,7 +349,7 @@ class Supervisor:
             try:
                 plan = self._preparer.plan(attempt, job)
                 paths = self._preparer.paths(job)
-                with self._preparer.descriptors(*paths) as fds:
+                async with self._preparer.descriptors(*paths) as fds:
                     account.stdout, account.stderr = paths
                     try:
                         started = await self.launcher.launch(plan, *fds)

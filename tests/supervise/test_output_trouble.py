@@ -6,14 +6,18 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from supervise_fakes import bench, spec
+import trio
+from supervise_fakes import bench, inline, spec
 
 from batchns.errors import UserError
 from batchns.model.lifecycle import State
+from batchns.supervise import outputs
 from batchns.supervise.outputs import Outputs
+from batchns.supervise.ports import threads
 
 
 def test_an_output_that_is_a_running_program_fails_its_job_alone(tmp_path: Path) -> None:
@@ -34,7 +38,7 @@ def test_an_output_that_cannot_be_emptied_is_refused(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And its descriptor is closed, and the next attempt tries again."""
-    files = Outputs()
+    files = Outputs(inline)
     before = os.listdir("/proc/self/fd")
     (tmp_path / "log").write_text("of an earlier run")
 
@@ -48,3 +52,39 @@ def test_an_output_that_cannot_be_emptied_is_refused(
     assert os.listdir("/proc/self/fd") == before
     os.close(files.open("stdout", str(tmp_path / "log")))
     assert (tmp_path / "log").read_text() == ""
+
+
+def test_files_that_open_too_late_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "TIMEOUT", 0.1)
+    files = Outputs(threads())
+    answers, closed = threading.Event(), threading.Event()
+    real_open, real_close = Outputs.open, outputs.close_all
+
+    def open_slowly(self: Outputs, key: str, path: str) -> int:
+        answers.wait()
+        return real_open(self, key, path)
+
+    def close(fds: list[int]) -> None:
+        real_close(fds)
+        closed.set()
+
+    monkeypatch.setattr(Outputs, "open", open_slowly)
+    monkeypatch.setattr(outputs, "close_all", close)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(UserError, match="log: no answer from the file system within 100ms"):
+        trio.run(files.open_all, [("stdout", f"{tmp_path}/log")])
+    answers.set()
+    assert closed.wait(5)
+    assert (tmp_path / "log").exists()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_folder_of_a_job_file_that_does_not_answer_stops_the_run_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "TIMEOUT", 0.1)
+    answers = threading.Event()
+    monkeypatch.setattr(os.path, "realpath", lambda path: answers.wait())
+    with pytest.raises(UserError, match=f"{tmp_path}: no answer from the file system within 100ms"):
+        trio.run(Outputs(threads()).anchor, [spec(tmp_path)])
+    answers.set()

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 from attrs import evolve
-from supervise_fakes import GIB, spec
+from supervise_fakes import GIB, inline, spec
 
 from batchns.core.admit import admit, expand
 from batchns.core.job import Job
@@ -43,16 +44,16 @@ def write(files: Outputs, path: Path, text: str) -> None:
 
 
 def test_output_goes_beside_the_job_file_unless_told_otherwise(tmp_path: Path) -> None:
-    files = Outputs()
+    files = Outputs(inline)
     job = job_of(spec(tmp_path, "train", stderr="/elsewhere/%x/%j"))
-    files.anchor(job.spec)
+    trio.run(files.anchor, [job.spec])
     assert files.paths(job) == (f"{tmp_path}/train-7.out", "/elsewhere/train/7")
 
 
 def test_a_job_without_a_file_writes_to_its_working_folder(tmp_path: Path) -> None:
-    files = Outputs()
+    files = Outputs(inline)
     job = job_of(evolve(spec(tmp_path, "train"), source=""))
-    files.anchor(job.spec)
+    trio.run(files.anchor, [job.spec])
     assert files.paths(job)[0] == f"{tmp_path}/train-7.out"
 
 
@@ -80,19 +81,19 @@ def test_a_file_is_emptied_once_and_then_appended_to(tmp_path: Path) -> None:
     """Also when two descriptors write in turn, as stdout and stderr of one job do."""
     path = tmp_path / "log"
     path.write_text("of an earlier run")
-    files = Outputs()
+    files = Outputs(inline)
     with opened(files, path) as first, opened(files, path) as second:
         os.write(first, b"1")
         os.write(second, b"2")
         os.write(first, b"3")
     write(files, path, "4")
     assert path.read_text() == "1234"
-    write(Outputs(), path, "next run")
+    write(Outputs(inline), path, "next run")
     assert path.read_text() == "next run"
 
 
 def test_the_descriptor_appends_blocks_and_is_closed_on_exec(tmp_path: Path) -> None:
-    with opened(Outputs(), tmp_path / "log") as fd:
+    with opened(Outputs(inline), tmp_path / "log") as fd:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         assert flags & os.O_APPEND
         assert not flags & os.O_NONBLOCK
@@ -105,10 +106,10 @@ def test_the_job_files_folder_may_be_reached_through_a_link_but_nothing_below_it
     (tmp_path / "real/logs").mkdir(parents=True)
     (tmp_path / "home").symlink_to(tmp_path / "real")
     (tmp_path / "real/away").symlink_to("/etc")
-    files = Outputs()
+    files = Outputs(inline)
     good = job_of(evolve(spec(tmp_path / "home"), stdout=f"{tmp_path}/home/logs/o"))
     bad = job_of(evolve(spec(tmp_path / "home"), stdout=f"{tmp_path}/home/away/o"))
-    files.anchor(good.spec)
+    trio.run(files.anchor, [good.spec])
     with opened(files, files.paths(good)[0]):
         assert (tmp_path / "real/logs/o").exists()
     with pytest.raises(UserError, match="a symbolic link is in the way"):
@@ -119,9 +120,9 @@ def test_the_folder_is_what_it_was_before_any_job_ran(tmp_path: Path) -> None:
     """Replaced by a link meanwhile, it is not followed."""
     folder = tmp_path / "jobs"
     folder.mkdir()
-    files = Outputs()
+    files = Outputs(inline)
     job = job_of(spec(folder))
-    files.anchor(job.spec)
+    trio.run(files.anchor, [job.spec])
     folder.rename(tmp_path / "moved")
     (tmp_path / "target").mkdir()
     folder.symlink_to(tmp_path / "target")
@@ -147,16 +148,16 @@ def test_anything_but_a_plain_file_with_one_link_is_refused_untouched(tmp_path: 
     }
     for name, message in refused.items():
         with pytest.raises(UserError) as caught:
-            Outputs().open("stderr", str(tmp_path / name))
+            Outputs(inline).open("stderr", str(tmp_path / name))
         assert str(caught.value).startswith(f"stderr: {tmp_path / name}: {message}")
     with pytest.raises(UserError, match="it is not a plain file"):
-        Outputs().open("stdout", "/dev/zero")
+        Outputs(inline).open("stdout", "/dev/zero")
     assert (tmp_path / "secret").read_text() == "kept"
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_output_can_be_thrown_away() -> None:
-    fd = Outputs().open("stdout", "/dev/null")
+    fd = Outputs(inline).open("stdout", "/dev/null")
     assert os.write(fd, b"gone") == 4
     os.close(fd)
 
@@ -166,6 +167,6 @@ def test_a_fifo_with_a_reader_is_refused_too(tmp_path: Path) -> None:
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with pytest.raises(UserError, match="it is not a plain file"):
-            Outputs().open("stdout", str(tmp_path / "fifo"))
+            Outputs(inline).open("stdout", str(tmp_path / "fifo"))
     finally:
         os.close(reader)

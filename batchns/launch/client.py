@@ -52,6 +52,7 @@ class Ended:
     signal: int | None = None
     cgroup_texts: Mapping[str, str] = field(factory=dict)  # for Driver.usage
     network: Counters | None = None
+    unread: str = ""  # why cgroup_texts or network are not complete
     left: tuple[str, ...] = ()  # kernel objects that could not be removed
 
 
@@ -134,6 +135,7 @@ class Launcher:
             signal=value["signal"],
             cgroup_texts=value["cgroup_texts"],
             network=Counters(*value["network"]) if value["network"] else None,
+            unread=value["unread"],
             left=tuple(value["left"]),
         )
 

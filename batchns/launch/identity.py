@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from errno import EINVAL, ENOENT
+from errno import EACCES, EINVAL, ENOENT
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
@@ -80,8 +80,7 @@ def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
     name = command.argv[0]
     folders = [""] if "/" in name else env.get("PATH", "/usr/bin:/bin").split(":")
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
-    denied: OSError | None = None
-    missing: OSError | None = None
+    denied = False
     sys.close_range(3, 0xFFFFFFFF, sys.CLOSE_RANGE_CLOEXEC)
     for folder in folders:
         path = f"{folder}/{name}" if folder else name
@@ -95,10 +94,12 @@ def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
                 setsigmask=(),
                 setsigdef=signal.valid_signals(),
             )
-        except (FileNotFoundError, NotADirectoryError) as error:
-            missing = error
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError:
+            denied = True
         except OSError as error:
-            denied = denied or error
-    cause = denied or missing
-    hint = "no such command inside the sandbox" if denied is None else ""
-    raise StepError("exec", name, (cause.errno if cause else None) or ENOENT, hint)
+            raise StepError("exec", path, error.errno or 0) from None
+    if denied:
+        raise StepError("exec", name, EACCES)
+    raise StepError("exec", name, ENOENT, "no such command inside the sandbox")

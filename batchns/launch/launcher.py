@@ -26,7 +26,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
@@ -161,21 +161,17 @@ class Launcher:
     def _bear(self, attempt: str, base: Base, into: str) -> Job:
         """Clone an init, which begins with the base and then waits for its plan."""
         job = Job(attempt, base, into)
-        cgroup = -1
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
+        with ExitStack() as acquired, ExitStack() as passing:
+            cgroup = -1
             if into:
-                cgroup = _make_cgroup(into)
+                cgroup = _make_cgroup(into, acquired, passing)
+            mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            acquired.callback(mine.close)
+            passing.callback(theirs.close)
             job.pid, job.pidfd = syscalls.clone3(_NAMESPACES, cgroup=cgroup)
             if job.pid == 0:
                 init.main(base, theirs)
-        except OSError:
-            mine.close()
-            raise
-        finally:
-            theirs.close()
-            if cgroup >= 0:
-                os.close(cgroup)
+            acquired.pop_all()
         mine.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
         job.status = mine
         self._jobs[attempt] = job
@@ -213,7 +209,8 @@ class Launcher:
         try:
             os.posix_fallocate(record, 0, _RECORD_BYTES)  # a full file system must not cost an exit status
             stdin, stdout, stderr = fds
-            socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
+            with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
+                socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
         finally:
             os.close(record)
 
@@ -232,11 +229,9 @@ class Launcher:
         """A message of the job's init while it starts."""
         assert job.status is not None
         try:
-            message = job.status.recv(1 << 16, socket.MSG_DONTWAIT)
+            message = _receive(job.status)
         except BlockingIOError:
             return  # the descriptor was another job's when the poll saw it
-        except ConnectionResetError:
-            message = b""  # init was killed before it had read all of ours
         if message[:1] == b"M":
             self._map(job)
         elif message[:1] == b"R":
@@ -279,23 +274,22 @@ class Launcher:
         if plan is None:
             self._release(job)
         elif job.running:
-            final, unread = self._last_readings(job, plan)
-            left = self._release(job)
-            self._answer("ended", job, **final, left=[*left, *unread])
+            final = self._last_readings(job, plan)
+            self._answer("ended", job, **final, left=self._release(job))
         else:
             self._release(job)
             self._answer_failure(job)
 
-    def _last_readings(self, job: Job, plan: Plan) -> tuple[dict[str, Any], list[str]]:
-        """What a result is made of; what cannot be read is named, and concerns this job alone."""
-        final: dict[str, Any] = {**_read_record(plan.record), "cgroup_texts": {}, "network": None}
+    def _last_readings(self, job: Job, plan: Plan) -> dict[str, Any]:
+        """What a result is made of. What cannot be read is named, and concerns this job alone."""
+        final: dict[str, Any] = {**_read_record(plan.record), "cgroup_texts": {}, "network": None, "unread": ""}
         try:
             final["cgroup_texts"] = actions.read_final(plan.cgroup)
             if job.netns >= 0:
                 final["network"] = link.counters(plan.network.host_name)
         except (StepError, OSError) as error:
-            return final, [str(error)]
-        return final, []
+            final["unread"] = str(error)
+        return final
 
     def _answer_failure(self, job: Job) -> None:
         small = job.plan is not None and any(write.limit == "memory" for write in job.plan.cgroup.writes)
@@ -311,6 +305,11 @@ class Launcher:
         self._close_status(job)
         plan = job.plan
         left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
+        if plan and plan.network.mode == "private":
+            try:
+                link.free_address(plan.network)
+            except (StepError, OSError) as error:
+                left.append(str(error))
         if job.netns >= 0:
             os.close(job.netns)
         if plan:
@@ -345,12 +344,26 @@ class Launcher:
             self._poll.unregister(fd)
 
 
-def _make_cgroup(directory: str) -> int:
+def _receive(status: socket.socket) -> bytes:
+    """The next message, b"" after the last. A reset says that init ended with a message of ours unread: once, and
+    before its own last word.
+    """
+    try:
+        return status.recv(1 << 16, socket.MSG_DONTWAIT)
+    except ConnectionResetError:
+        return status.recv(1 << 16, socket.MSG_DONTWAIT)
+
+
+def _make_cgroup(directory: str, acquired: ExitStack, passing: ExitStack) -> int:
+    """A descriptor of a new cgroup, for the time of the clone."""
     try:
         os.mkdir(directory, 0o755)
-        return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        acquired.callback(os.rmdir, directory)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise StepError("cgroup", directory, error.errno or 0) from None
+    passing.callback(os.close, fd)
+    return fd
 
 
 def _read_record(path: str) -> dict[str, int | None]:

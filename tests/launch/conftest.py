@@ -53,11 +53,11 @@ def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: pla
     return change(build.build(attempt, host_paths=build.host_paths()))
 
 
-def in_launcher(work: Callable[[client.Launcher], Awaitable[Any]]) -> Any:
-    """Run `work` with a launcher, within a bound."""
+def in_launcher(work: Callable[[client.Launcher], Awaitable[Any]], timeout: float = 60) -> Any:
+    """Run `work` with a launcher, within a bound of `timeout` seconds."""
 
     async def bounded() -> Any:
-        with trio.fail_after(60):
+        with trio.fail_after(timeout):
             async with client.open_launcher() as launcher:
                 return await work(launcher)
 

@@ -114,7 +114,8 @@ def test_a_usage_file_that_cannot_be_read_is_named_and_the_exit_code_is_kept(fol
 
     ended = beside(neighbour, work)
     assert ended.exit_code == 7
-    assert len(ended.left) == 1
+    assert "Input/output error" in ended.unread
+    assert ended.left == ()
 
 
 def test_a_limit_that_the_kernel_refuses_is_that_jobs_failure(folder, tmp_path, neighbour):

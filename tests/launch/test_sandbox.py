@@ -25,6 +25,7 @@ def flags(path):
     return [name for name, bit in names.items() if os.statvfs(path).f_flag & bit]
 """
 
+
 @pytest.mark.parametrize("code", [0, 1, 3, 125, 126, 127, 255])
 def test_the_exit_code_arrives_unchanged(run, code):
     outcome = run(script=f"exit {code}")

@@ -85,6 +85,20 @@ def counters(host_name: str) -> Counters | None:
     return Counters(sent_bytes=received, received_bytes=sent)
 
 
+def free_address(plan: NetworkPlan) -> None:
+    """Delete the host's route to a job that has ended, so that its address can be used again at once.
+
+    The kernel removes the link, and the route with it, in the background: up to seconds later on a busy machine.
+    """
+    with Socket() as host:
+        try:
+            (answer,) = host.exchange([messages.get_link(plan.host_name, statistics=False)])
+            host.exchange([messages.delete_route(plan.job_address, messages.index(answer))])
+        except StepError as error:
+            if error.errno not in (errno.ENODEV, errno.ESRCH):  # gone already
+                raise
+
+
 def _unshare() -> None:
     try:
         syscalls.unshare(_CLONE_NEWNET)

@@ -26,7 +26,7 @@ from batchns.kernel.network.netlink import (
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR = 20
-_RTM_NEWROUTE = 24
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWNEIGH = 28
 _RTM_NEWQDISC, _RTM_GETQDISC = 36, 38
 
@@ -50,7 +50,7 @@ _IFF_UP = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
-_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
 _TC_H_ROOT = 0xFFFFFFFF
@@ -140,6 +140,13 @@ def new_route(destination: str, link: int, *, via: str = "") -> Request:
     if via:
         body += attribute(_RTA_GATEWAY, socket.inet_aton(via))
     return Request("add the route", destination, _RTM_NEWROUTE, _NEW, body + number(_RTA_OIF, link))
+
+
+def delete_route(destination: str, link: int) -> Request:
+    """The route to this one address on this link."""
+    body = _ROUTE.pack(_INET, 32, 0, 0, _RT_TABLE_MAIN, 0, _SCOPE_NOWHERE, 0, 0)
+    body += attribute(_RTA_DST, socket.inet_aton(destination))
+    return Request("delete the route", destination, _RTM_DELROUTE, 0, body + number(_RTA_OIF, link))
 
 
 def new_neighbour(address: str, mac: str, link: int) -> Request:

@@ -1,0 +1,128 @@
+"""A failure injected at every single call of the way from a plan to a running command.
+
+The launcher is started with a program that counts the calls into the kernel that our code makes, in the launcher or
+in a job's first process, and lets one of them fail. Each time: an error that names a step, a launcher that goes on,
+and nothing left of the job.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EIO
+from pathlib import Path
+
+import pytest
+
+from batchns.errors import StepError
+from batchns.kernel.cgroups.detect import open_driver
+from batchns.kernel.cgroups.interface import Limits
+from batchns.kernel.network.addresses import network_plan
+from batchns.launch import client
+
+from .conftest import in_launcher, make_plan
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+INJECT = """
+import os, sys
+sys.path.append({root!r})
+from batchns.kernel import syscalls, userns
+from batchns.kernel.network import link
+from batchns.kernel.cgroups import files
+launcher = os.getpid()
+state = [0, 0]  # which call is to fail, how many there were since that was said
+def counted(name, function):
+    def call(*args, **kwargs):
+        if (os.getpid() == launcher) == {in_launcher}:
+            told = int(os.pread(900, 9, 0))
+            if told != state[0]:
+                state[:] = [told, 0]
+            state[1] += 1
+            if state[1] == told:
+                os.pwrite(900, b"fired", 16)
+                raise OSError({errno}, "injected into " + name)
+        return function(*args, **kwargs)
+    return call
+os.dup2(os.open({control!r}, os.O_RDWR), 900, inheritable=False)
+for module, names in (
+    (syscalls, "clone3 unshare openat2 open_tree move_mount mount_setattr fsmount pivot_root umount_detach sethostname"
+               " prctl set_capabilities join_new_session_keyring"),
+    (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn posix_fallocate setsid"),
+    (userns, "map_ids"), (link.Socket, "exchange"), (files, "write write_and_read_back"),
+):
+    for name in names.split():
+        setattr(module, name, counted(name, getattr(module, name)))
+close_range = syscalls.close_range
+def keep_control(first, last, flags=0):  # init closes what it does not know
+    if first <= 900 <= last and not flags:
+        close_range(first, 899)
+        close_range(901, last)
+    else:
+        close_range(first, last, flags)
+syscalls.close_range = keep_control
+from batchns.launch.launcher import main
+main({fd})
+"""
+
+
+@pytest.mark.parametrize("in_launcher_itself", [True, False], ids=["launcher", "init"])
+def test_whatever_fails_is_named_and_leaves_nothing(folder, tmp_path, monkeypatch, in_launcher_itself):
+    control = tmp_path / "control"
+    control.write_bytes(b"0".ljust(16))
+    values = {"root": client._PACKAGE_ROOT, "in_launcher": in_launcher_itself, "errno": EIO, "control": str(control)}
+    program = INJECT
+    for name, value in values.items():
+        program = program.replace("{" + name + "}", str(value)).replace("{" + name + "!r}", repr(value))
+    monkeypatch.setattr(client, "_PROGRAM", program)
+    driver = open_driver()
+    driver.prepare()
+    try:
+        steps = in_launcher(lambda launcher: fail_each_call(launcher, folder, driver, control), timeout=240)
+    finally:
+        driver.release()
+    assert len(steps) > (12 if in_launcher_itself else 100), f"only {len(steps)} calls were seen"
+    named = {"launch", "cgroup"} if in_launcher_itself else {"mount root", "mount bind", "identity", "exec"}
+    assert named <= {*steps}
+
+
+async def fail_each_call(launcher, folder, driver, control) -> list[str]:
+    """The step that each failure was told as ("" where the job ran all the same), until no call is left to fail."""
+    steps = []
+    for number in range(1, 1000):
+        control.write_bytes(str(number).encode().ljust(16))
+        steps.append(await launch_once(launcher, folder, driver))
+        if not control.read_bytes().endswith(b"fired"):
+            return steps[:-1]
+    pytest.fail("the injections never came to an end")
+
+
+async def launch_once(launcher, folder, driver) -> str:
+    plan = make_plan(folder, command=("true",))
+    cgroup = driver.plan(plan.attempt, Limits(cpu_shares=512, memory=64 << 20, pids=32))
+    network = network_plan(
+        "private",
+        plan.attempt,
+        f"10.213.255.{1 + int(plan.attempt.partition('-')[2]) % 250}",
+        50_000_000,
+        50_000_000,
+        1500,
+    )
+    plan = plan._replace(cgroup=cgroup, network=network)
+    step = ""
+    null = os.open("/dev/null", os.O_RDWR)
+    try:
+        await launcher.launch(plan, null, null, null)
+        ended = await launcher.wait(plan.attempt)
+        assert ended.exit_code == 0
+        assert all("injected" in told for told in ended.left)
+    except StepError as error:
+        assert "injected" in error.path or error.errno == EIO, str(error)
+        assert error.step
+        step = error.step
+    finally:
+        os.close(null)
+    assert [path for path in cgroup.directories if Path(path).exists()] == []
+    assert not os.path.exists(plan.record)
+    (pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+    return step

@@ -152,6 +152,16 @@ def test_the_exit_record_has_its_space_before_the_command_runs(folder, tmp_path)
         subprocess.run(["umount", str(small)], check=True)
 
 
+async def waiting_inits(number):
+    """The pids of the launcher's children, once there are so many."""
+    while True:
+        (launcher,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+        if len(pids) == number:
+            return pids
+        await trio.sleep(0.01)
+
+
 def test_a_prepared_sandbox_is_used_and_one_that_does_not_fit_is_not(folder):
     """The job that finds its sandbox prepared is the same job; one with another base gets a new one."""
     fits, differs = make_plan(folder, script="exit 3"), make_plan(folder, script="ls /dev; exit 4")
@@ -160,10 +170,7 @@ def test_a_prepared_sandbox_is_used_and_one_that_does_not_fit_is_not(folder):
     async def work(launcher):
         await launcher.prepare(fits.attempt, fits.base, "")
         await launcher.prepare(differs.attempt, fits.base, "")
-        await trio.sleep(0.3)
-        waiting = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        born = Path(f"/proc/{waiting[-1]}/task/{waiting[-1]}/children").read_text().split()
-        assert len(born) == 2
+        await waiting_inits(2)
         return [(await run_plan(launcher, plan)).exit_code for plan in (fits, differs)]
 
     assert in_launcher(work) == [3, 4]
@@ -174,9 +181,7 @@ def test_a_sandbox_that_nobody_uses_ends_with_the_launcher(folder):
 
     async def work(launcher):
         await launcher.prepare(plan.attempt, plan.base, "")
-        await trio.sleep(0.3)
-        parent = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()[-1]
-        return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return await waiting_inits(1)
 
     (pid,) = in_launcher(work)
     assert not Path(f"/proc/{pid}").exists()

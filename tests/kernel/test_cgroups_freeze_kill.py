@@ -141,7 +141,7 @@ def test_a_job_that_its_driver_did_not_start_is_found_and_killed(job: Job, proc:
     assert other.pids(job.name) == [pid]
     assert other.read_usage(job.name).cpu_seconds is not None
     assert other.kill(job.name, BOUND)
-    assert not members.running(pid)
+    assert within(1, lambda: not members.running(pid))  # it leaves its cgroup a moment before its end is told
 
 
 def test_killing_an_empty_or_absent_job_is_no_error(job: Job) -> None:

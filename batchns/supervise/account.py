@@ -29,8 +29,9 @@ class Account:
     stderr: str | None = None
     result: JobResult | None = None
 
-    def end(self, outcome: Outcome, usage: Usage) -> None:
-        """The attempt's outcome."""
+    def end(self, outcome: Outcome, usage: Usage, files: tuple[str | None, str | None]) -> None:
+        """The attempt's outcome. `files`: of its stdout and stderr."""
+        self.stdout, self.stderr = files
         self.exit_code, self.signal, self.reason = outcome.exit_code, outcome.signal, outcome.reason
         self.usage = usage
 

@@ -40,8 +40,10 @@ class Attempt:
     slot: Slot | None = None
     limits: Limits = field(factory=Limits)
     cgroup: CgroupPlan = field(factory=CgroupPlan)
+    files: tuple[str | None, str | None] = (None, None)  # of stdout and stderr, once they are open
     started: Started | None = None
     scope: trio.CancelScope = field(factory=trio.CancelScope)  # around whatever waits for the launcher
+    launched: trio.Event = field(factory=trio.Event)  # the command runs, or never will
     over: trio.Event = field(factory=trio.Event)
 
 

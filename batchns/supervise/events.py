@@ -55,6 +55,13 @@ class LaunchFailed:
 
 
 @frozen
+class LaunchHangs:
+    """The command does not run yet, and has had its time to come to that."""
+
+    attempt: Attempt
+
+
+@frozen
 class HasEnded:
     attempt: Attempt
     ended: Ended
@@ -103,4 +110,15 @@ class Pause:
     on: bool
 
 
-Event = HasStarted | LaunchFailed | HasEnded | Lost | Unkillable | FreezeAnswer | ThawAnswer | Interrupt | Pause
+Event = (
+    HasStarted
+    | LaunchFailed
+    | LaunchHangs
+    | HasEnded
+    | Lost
+    | Unkillable
+    | FreezeAnswer
+    | ThawAnswer
+    | Interrupt
+    | Pause
+)

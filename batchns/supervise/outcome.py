@@ -56,6 +56,8 @@ def of_failed_launch(job: Job, error: BatchnsError, why: str) -> Outcome:
     """The outcome of an attempt whose command never ran. Step "exec" has a shell's exit codes, 127 and 126."""
     if job.stopping is not None and job.stopping.cause is Cause.CANCELLED:
         return Outcome(event=Event.CANCEL, reason=why)
+    if job.stopping is not None and job.stopping.cause is Cause.REFUSED:  # it was killed for its launch did not end
+        return Outcome(event=Event.LAUNCH_FAILED, reason=why)
     exit_code = None
     if isinstance(error, StepError) and error.step == "exec":
         exit_code = 127 if error.errno == errno.ENOENT else 126

@@ -21,7 +21,7 @@ from batchns.core.job import Cause
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
-from batchns.errors import BatchnsError, HostError, StepError, UserError
+from batchns.errors import BatchnsError
 from batchns.kernel.cgroups.interface import Driver
 from batchns.launch.client import Ended, Started
 from batchns.model import lifecycle
@@ -29,19 +29,20 @@ from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
 from batchns.model.result import JobResult, Usage
-from batchns.supervise import events
+from batchns.supervise import events, launches
 from batchns.supervise.account import Account
 from batchns.supervise.attempt import Attempt, Preparer
 from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
 from batchns.supervise.events import Mailbox
+from batchns.supervise.launches import Launches
 from batchns.supervise.limits import missing
 from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
+from batchns.units import format_duration
 
 AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
-LAUNCHES = 4  # at a time: enough to keep the launcher busy, few enough to hold few descriptors open
 
 
 @define(kw_only=True, eq=False)
@@ -65,8 +66,8 @@ class Supervisor:
     _schedule: Schedule = field(init=False)
     _preparer: Preparer = field(init=False)
     _effects: Effects = field(init=False)
+    _launches: Launches = field(init=False)
     _inbox: Mailbox[events.Event] = field(init=False, factory=Mailbox)
-    _launches: Mailbox[Attempt] = field(init=False, factory=Mailbox)
     _accounts: dict[str, Account] = field(init=False, factory=dict)
     _attempts: dict[str, Attempt] = field(init=False, factory=dict)  # of active jobs, by job id
     _serial: int = field(init=False, default=0)
@@ -90,6 +91,13 @@ class Supervisor:
             post=self._inbox.post,
             give_back=self._preparer.give_back,
         )
+        self._launches = Launches(
+            launcher=self.launcher,
+            preparer=self._preparer,
+            effects=self._effects,
+            post=self._inbox.post,
+            job=self._schedule.__getitem__,
+        )
 
     async def run(self, specs: Sequence[JobSpec]) -> list[JobResult]:
         """Run all jobs to their end; array tasks are results of their own. In the order of `specs`. Once.
@@ -109,8 +117,7 @@ class Supervisor:
         try:
             async with trio.open_nursery() as nursery:
                 self._effects.nursery = nursery
-                for _ in range(LAUNCHES):
-                    nursery.start_soon(self._launch_in_order)
+                nursery.start_soon(self._launches.serve)
                 await self._loop()
                 nursery.cancel_scope.cancel()
         finally:
@@ -180,6 +187,8 @@ class Supervisor:
                 self._preparer.give_back(attempt)
                 why = self._accounts[attempt.job_id].asked_to_end
                 self._finish(attempt, of_failed_launch(self._schedule[attempt.job_id], error, why))
+            case events.LaunchHangs(attempt):
+                self._on_launch_hangs(attempt)
             case events.Lost(attempt, error):
                 self._on_lost(attempt, error)
             case events.Unkillable(attempt, empty):
@@ -200,7 +209,7 @@ class Supervisor:
                 self._serial += 1
                 self._attempts[job_id] = attempt
                 self._accounts[job_id] = Account()
-                self._launches.post(attempt)
+                self._launches.ask(attempt)
             case Stop(job_id, cause):
                 self._stop(job_id, cause, now)
             case Kill(job_id):
@@ -237,11 +246,25 @@ class Supervisor:
             else:
                 self._effects.ask(attempt, thaw=False)
         elif job.bounds.strict and refusal:
-            account.asked_to_end = refusal
-            self._schedule.stop(job_id, Cause.REFUSED, self.clock())
-            self._schedule.killed(job_id)
-            self._effects.kill(attempt)
+            self._refuse(attempt, refusal)
         self._tell(job_id)
+
+    def _on_launch_hangs(self, attempt: Attempt) -> None:
+        """Killed; what the launcher says to that is the end of it. One that was asked to end meanwhile will be, too."""
+        if self._schedule[attempt.job_id].state is not State.STARTING:
+            return
+        limit = format_duration(launches.TIMEOUT)
+        self._refuse(
+            attempt,
+            f"the launch did not finish within {limit} - see that the file systems of its cwd and binds answer",
+        )
+        self._tell(attempt.job_id)
+
+    def _refuse(self, attempt: Attempt, why: str) -> None:
+        self._accounts[attempt.job_id].asked_to_end = why
+        self._schedule.stop(attempt.job_id, Cause.REFUSED, self.clock())
+        self._schedule.killed(attempt.job_id)
+        self._effects.kill(attempt)
 
     def _on_ended(self, attempt: Attempt, ended: Ended) -> None:
         job = self._schedule[attempt.job_id]
@@ -311,7 +334,7 @@ class Supervisor:
         del self._attempts[job_id]
         attempt.over.set()
         account = self._accounts[job_id]
-        account.end(outcome, usage or Usage())
+        account.end(outcome, usage or Usage(), attempt.files)
         self._freed += self._schedule.finish(job_id, outcome.event, self.clock(), retry=outcome.retry)
         if job_id not in self._schedule.to_retry:
             account.conclude(self._schedule[job_id])
@@ -332,47 +355,6 @@ class Supervisor:
             for waiter in self._calm_waiters:
                 waiter.set()
             self._calm_waiters.clear()
-
-    # The attempts' own tasks.
-
-    async def _launch_in_order(self) -> None:
-        while True:
-            await self._launch(await self._launches.get())
-
-    async def _launch(self, attempt: Attempt) -> None:
-        job = self._schedule[attempt.job_id]
-        if job.stopping is not None:
-            self._inbox.post(events.LaunchFailed(attempt, HostError("asked to end before it was launched")))
-            return
-        account = self._accounts[job.id]
-        with attempt.scope:
-            try:
-                plan = self._preparer.plan(attempt, job)
-                paths = self._preparer.paths(job)
-                async with self._preparer.descriptors(*paths) as fds:
-                    account.stdout, account.stderr = paths
-                    try:
-                        started = await self.launcher.launch(plan, *fds)
-                    except StepError:
-                        raise
-                    except HostError as error:
-                        self._inbox.post(events.Lost(attempt, error))
-                        return
-            except (UserError, HostError) as error:
-                self._inbox.post(events.LaunchFailed(attempt, error))
-                return
-            attempt.scope = trio.CancelScope()
-            self._inbox.post(events.HasStarted(attempt, started))
-            self._effects.start(self._wait, attempt)
-
-    async def _wait(self, attempt: Attempt) -> None:
-        with attempt.scope:
-            try:
-                ended = await self.launcher.wait(attempt.name)
-            except HostError as error:
-                self._inbox.post(events.Lost(attempt, error))
-            else:
-                self._inbox.post(events.HasEnded(attempt, ended))
 
     async def _abandon(self) -> None:
         """Whatever still runs (only after a cancellation or a crash) is killed. Shielded, bounded."""

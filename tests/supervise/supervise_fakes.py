@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import trio
 import trio.testing
-from attrs import define, field
+from attrs import define, evolve, field
 
 from batchns.core.node import NodeCapacity
-from batchns.errors import HostError
+from batchns.errors import HostError, StepError
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits
 from batchns.kernel.network.types import Counters
 from batchns.launch.build import Slot
@@ -41,10 +41,15 @@ class Behaviour:
     oom_kills: int = 0
     launch_seconds: float = 0.0
     launch_error: HostError | None = None
+    launch_ends: bool = False  # when it is killed meanwhile
     ignores_sigterm: bool = False
     dies: bool = True  # when it is killed
     reported: bool = True  # the launcher tells of its end
     left: tuple[str, ...] = ()
+
+    def killed_in_launch(self) -> Behaviour:
+        """The same, with an init that can be killed."""
+        return evolve(self, launch_ends=True)
 
 
 @define(eq=False)
@@ -75,6 +80,7 @@ class Host:
     plans: dict[str, Plan] = field(factory=dict)
     dead: trio.Event = field(factory=trio.Event)
     attempts: dict[str, int] = field(factory=dict)
+    killed: dict[str, trio.Event] = field(factory=dict)  # by attempt: killed while it is launched
 
 
 @define(eq=False)
@@ -90,7 +96,13 @@ class FakeLauncher:
         behaviour = scripts[min(number, len(scripts) - 1)]
         self.host.plans[plan.attempt] = plan
         self.host.launched.append((trio.current_time(), job_id, plan.attempt))
-        await trio.sleep(behaviour.launch_seconds)
+        killed = self.host.killed.setdefault(plan.attempt, trio.Event())
+        ready = trio.current_time() + behaviour.launch_seconds
+        with trio.move_on_at(ready):
+            await killed.wait()
+        if killed.is_set() and behaviour.launch_ends:
+            raise StepError("init", "ended before the command ran", 0)
+        await trio.sleep_until(ready)
         if behaviour.launch_error is not None:
             raise behaviour.launch_error
         self.host.processes[plan.attempt] = Process(behaviour)
@@ -195,6 +207,7 @@ class FakeDriver:
         self.host.kills.append((trio.current_time(), name))
         process = self.host.processes.get(name)
         if process is None:
+            self.host.killed.setdefault(name, trio.Event()).set()
             return True
         if process.behaviour.dies and process.behaviour.reported and process.end is None:
             process.end = self.launcher._ended(name, None, None)

@@ -15,6 +15,7 @@ from batchns.model.config import Config, Defaults, Node
 from batchns.model.job import Network, NetworkMode
 from batchns.model.lifecycle import State
 from batchns.model.result import JobResult
+from batchns.supervise import launches
 
 S = State
 
@@ -112,7 +113,8 @@ def test_jobs_start_by_priority_as_room_allows(tmp_path: Path) -> None:
     jobs = [spec(tmp_path, f"j{n}", priority=n, cpus=2) for n in range(5)]
     here = bench(tmp_path, cpus=4)
     here.run(jobs)
-    assert [(when, job) for when, job, _ in here.host.launched] == [(0, "11"), (0, "10"), (1, "9"), (1, "8"), (2, "7")]
+    at_moment = [{job for when, job, _ in here.host.launched if when == moment} for moment in range(3)]
+    assert at_moment == [{"11", "10"}, {"9", "8"}, {"7"}]
 
 
 def test_a_pending_job_says_what_it_waits_for(tmp_path: Path) -> None:
@@ -216,10 +218,10 @@ def test_an_interrupt_during_the_launch_reaches_the_job(tmp_path: Path, how: str
     """Also one that is still in line behind other launches: it is never started."""
     jobs = [spec(tmp_path, "slow", tasks=6, cpus=0.5)]
     here = bench(tmp_path, {"slow": Behaviour(launch_seconds=10, seconds=100)})
-    results = here.run(jobs, at(5, how))
+    results = here.run(jobs, at(1, how))
     assert {one.state for one in results.values()} == {S.CANCELLED}
     assert len(here.host.launched) == 4
-    assert {one.running_seconds for one in results.values()} == {10.0}
+    assert sorted(one.running_seconds for one in results.values()) == [launches.SLOW] * 2 + [10.0] * 4
     assert here.runs.taken == []
 
 

@@ -56,7 +56,7 @@ def test_a_job_reaches_the_outside_with_the_hosts_address(world: World, run_fold
     world.outside.call(programs.listen, "tcp", PORT)
     with holder(run_folder):
         world.outside.begin(programs.accept, PORT)
-        assert job.call(programs.connect, OUTSIDE, PORT) == "connected"
+        assert job.call(programs.connect_at_last, OUTSIDE, PORT) == "connected"
         assert world.outside.result() == HOST
 
 
@@ -65,7 +65,7 @@ def test_without_nat_a_job_reaches_nothing_outside(world: World, run_folder: str
     world.outside.call(programs.listen, "tcp", PORT)
     world.outside.call(programs.add_route, POOL, HOST)  # an answer would find its way
     with holder(run_folder):
-        assert job.call(programs.connect, OUTSIDE, PORT) == "connected"
+        assert job.call(programs.connect_at_last, OUTSIDE, PORT) == "connected"
     with holder(run_folder, nat=False):
         (CONF / UPLINK / "forwarding").write_text("1")  # not for want of forwarding
         assert job.call(programs.connect, OUTSIDE, PORT) == "timeout"
@@ -75,7 +75,7 @@ def test_a_job_does_not_reach_another_job(world: World, run_folder: str) -> None
     one, other = world.plan(), world.plan()
     target, job = world.job(one), world.job(other)
     target.call(programs.listen, "tcp", PORT)
-    assert job.call(programs.connect, one.job_address, PORT) == "connected", "without rules"
+    assert job.call(programs.connect_at_last, one.job_address, PORT) == "connected", "without rules"
     with holder(run_folder):
         assert job.call(programs.connect, one.job_address, PORT) == "timeout"
 
@@ -83,7 +83,7 @@ def test_a_job_does_not_reach_another_job(world: World, run_folder: str) -> None
 def test_a_job_reaches_no_service_of_the_host_by_ipv4(world: World, run_folder: str) -> None:
     job = world.job(world.plan())
     programs.listen("tcp", PORT, "0.0.0.0")
-    assert job.call(programs.connect, HOST, PORT) == "connected", "without rules"
+    assert job.call(programs.connect_at_last, HOST, PORT) == "connected", "without rules"
     with holder(run_folder):
         assert job.call(programs.connect, HOST, PORT) == "timeout"
         assert job.call(programs.connect, "169.254.1.1", PORT) != "connected"
@@ -96,7 +96,7 @@ def test_a_job_reaches_no_service_of_the_host_by_ipv6(world: World, run_folder: 
     programs.add_address(plan.host_name, "fe80::1", 64)
     job.call(programs.add_address, "eth0", "fe80::2", 64)
     programs.listen("tcp", PORT, "::")
-    assert job.call(programs.connect, "fe80::1%eth0", PORT) == "connected", "without rules"
+    assert job.call(programs.connect_at_last, "fe80::1%eth0", PORT) == "connected", "without rules"
     with holder(run_folder):
         assert job.call(programs.connect, "fe80::1%eth0", PORT) == "timeout"
 
@@ -108,10 +108,10 @@ def test_a_job_does_not_reach_link_local_services_outside(world: World, run_fold
     world.outside.call(programs.listen, "tcp", PORT)
     programs.add_route("169.254.169.254/32", OUTSIDE)
     with holder(run_folder):
-        assert job.call(programs.connect, OUTSIDE, PORT) == "connected"
+        assert job.call(programs.connect_at_last, OUTSIDE, PORT) == "connected"
         assert job.call(programs.connect, "169.254.169.254", PORT) == "timeout"
         nft("flush", "chain", "inet", rules.TABLE, "from_job")
-        assert job.call(programs.connect, "169.254.169.254", PORT) == "connected", "without that rule"
+        assert job.call(programs.connect_at_last, "169.254.169.254", PORT) == "connected", "without that rule"
 
 
 def test_a_service_behind_a_port_forwarding_of_the_host_is_out_of_reach(world: World, run_folder: str) -> None:
@@ -123,7 +123,7 @@ def test_a_service_behind_a_port_forwarding_of_the_host_is_out_of_reach(world: W
     with holder(run_folder):
         assert job.call(programs.connect, HOST, 8080) == "timeout"
         nft("flush", "chain", "inet", rules.TABLE, "from_job")
-        assert job.call(programs.connect, HOST, 8080) == "connected", "without that rule"
+        assert job.call(programs.connect_at_last, HOST, 8080) == "connected", "without that rule"
 
 
 def test_nothing_unasked_reaches_a_job(world: World, run_folder: str) -> None:
@@ -139,7 +139,7 @@ def test_nothing_unasked_reaches_a_job(world: World, run_folder: str) -> None:
             programs.send_datagram(plan.job_address, PORT, b"from the host")
         assert job.call(programs.receive, PORT) is None
         nft("delete", "table", "inet", rules.TABLE)
-        assert world.outside.call(programs.connect, plan.job_address, PORT) == "connected", "without rules"
+        assert world.outside.call(programs.connect_at_last, plan.job_address, PORT) == "connected", "without rules"
         world.outside.call(programs.send_datagram, plan.job_address, PORT, b"unasked")
         assert job.call(programs.receive, PORT)[0] == b"unasked"
 
@@ -192,7 +192,7 @@ def test_the_host_becomes_no_router_for_others(world: World, run_folder: str) ->
         assert forwarding() == forwarding("out1") == "1"
         assert world.outside.call(programs.connect, "203.0.113.2", PORT) == "timeout"
         nft("flush", "chain", "inet", rules.TABLE, "forward")
-        assert world.outside.call(programs.connect, "203.0.113.2", PORT) == "connected", "without that rule"
+        assert world.outside.call(programs.connect_at_last, "203.0.113.2", PORT) == "connected", "without that rule"
 
 
 def test_a_hold_installs_and_leaving_removes_everything(world: World, run_folder: str) -> None:
@@ -318,7 +318,7 @@ def test_a_foreign_drop_of_forwarded_packets_is_a_problem_until_it_lets_jobs_pas
         nft(f'insert rule {chain} iifname "bns*" accept')
         nft(f'insert rule {chain} oifname "bns*" ct state established,related accept')
         assert firewall.problems() == []
-        assert job.call(programs.connect, OUTSIDE, PORT) == "connected"
+        assert job.call(programs.connect_at_last, OUTSIDE, PORT) == "connected"
 
 
 def test_the_test_world_is_not_the_machine(world: World) -> None:

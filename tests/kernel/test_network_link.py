@@ -74,16 +74,16 @@ def test_mode_none_has_loopback_and_nothing_else(world: World) -> None:
     assert job.prepared == Shapers()
     assert job.call(programs.look, "lo")["addresses"] == [("127.0.0.1", 8), ("::1", 128)]
     job.call(programs.listen, "tcp", 5000)
-    assert job.call(programs.connect, "127.0.0.1", 5000) == "connected"
+    assert job.call(programs.connect_at_last, "127.0.0.1", 5000) == "connected"
     job.call(programs.listen, "tcp", 5001, "::")
-    assert job.call(programs.connect, "::1", 5001) == "connected"
+    assert job.call(programs.connect_at_last, "::1", 5001) == "connected"
     assert job.call(programs.connect, OUTSIDE, 5000) == "ENETUNREACH"
 
 
 def test_loopback_works_in_mode_private_too(world: World) -> None:
     job = world.job(world.plan())
     job.call(programs.listen, "tcp", 5000)
-    assert job.call(programs.connect, "127.0.0.1", 5000) == "connected"
+    assert job.call(programs.connect_at_last, "127.0.0.1", 5000) == "connected"
 
 
 def test_a_name_that_is_taken_is_reported_and_nothing_is_left(world: World) -> None:

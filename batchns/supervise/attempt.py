@@ -120,6 +120,15 @@ class Preparer:
         )
         return build.build(details, host_paths=self.host_paths)
 
+    def plan_in_another_slot(self, attempt: Attempt, job: Job) -> Plan:
+        """As `plan`, for an attempt that has a slot which it cannot use at this moment."""
+        unusable, attempt.slot = attempt.slot, None
+        try:
+            return self.plan(attempt, job)
+        finally:
+            if unusable is not None:
+                self.runs.release_slot(unusable)
+
     def readings(self, attempt: Attempt, job: Job, started: Started) -> dict[str, LimitReading]:
         """Every limit of the attempt as the kernel holds it."""
         return {

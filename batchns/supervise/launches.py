@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import trio
@@ -14,6 +15,7 @@ from attrs import define, field
 from batchns.core.job import Job
 from batchns.errors import HostError, StepError, UserError
 from batchns.launch.client import Started
+from batchns.launch.plan import Plan
 from batchns.supervise import events
 from batchns.supervise.attempt import Attempt, Preparer
 from batchns.supervise.effects import Effects
@@ -23,6 +25,8 @@ from batchns.supervise.ports import Launching
 PLACES = 4  # launches at a time: enough to keep the launcher busy, few enough to hold few descriptors open
 SLOW = 2.0  # seconds after which a launch gives its place to the next
 TIMEOUT = 60.0  # seconds for a launch. A job's time limit counts from its command's start: this holds for every job
+
+_ADDRESS_TAKEN = ("network: add the route", errno.EEXIST)
 
 
 @define(kw_only=True, eq=False)
@@ -87,7 +91,7 @@ class Launches:
             async with self.preparer.descriptors(*paths) as fds:
                 attempt.files = paths
                 try:
-                    return await self.launcher.launch(plan, *fds)
+                    return await self._launch_in_a_free_slot(attempt, job, plan, fds)
                 except StepError:
                     raise
                 except HostError as error:
@@ -95,6 +99,17 @@ class Launches:
         except (UserError, HostError) as error:
             self.post(events.LaunchFailed(attempt, error))
         return None
+
+    async def _launch_in_a_free_slot(
+        self, attempt: Attempt, job: Job, plan: Plan, fds: tuple[int, int, int]
+    ) -> Started:
+        """The address of a job that has just ended, of whatever run, may still lead to it: then another one is tried."""
+        try:
+            return await self.launcher.launch(plan, *fds)
+        except StepError as error:
+            if (error.step, error.errno) != _ADDRESS_TAKEN:
+                raise
+        return await self.launcher.launch(self.preparer.plan_in_another_slot(attempt, job), *fds)
 
     async def _wait(self, attempt: Attempt) -> None:
         with attempt.scope:

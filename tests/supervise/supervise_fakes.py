@@ -80,6 +80,8 @@ class Host:
     plans: dict[str, Plan] = field(factory=dict)
     dead: trio.Event = field(factory=trio.Event)
     attempts: dict[str, int] = field(factory=dict)
+    addresses: list[str] = field(factory=list)  # of launches
+    taken: set[str] = field(factory=set)  # addresses that something else has
     killed: dict[str, trio.Event] = field(factory=dict)  # by attempt: killed while it is launched
 
 
@@ -95,6 +97,9 @@ class FakeLauncher:
         scripts = self.host.scripts.get(name, [Behaviour()])
         behaviour = scripts[min(number, len(scripts) - 1)]
         self.host.plans[plan.attempt] = plan
+        self.host.addresses.append(plan.network.job_address)
+        if plan.network.job_address in self.host.taken:
+            raise StepError("network: add the route", plan.network.job_address, errno.EEXIST)
         self.host.launched.append((trio.current_time(), job_id, plan.attempt))
         killed = self.host.killed.setdefault(plan.attempt, trio.Event())
         ready = trio.current_time() + behaviour.launch_seconds
@@ -233,7 +238,7 @@ class FakeRuns:
         return 7
 
     def acquire_slot(self) -> Slot:
-        slot = Slot(number=self._next, id_start=1 << 20, address="10.213.0.9")
+        slot = Slot(number=self._next, id_start=1 << 20, address=f"10.213.0.{self._next % 250 + 1}")
         self._next += 1
         self.taken.append(slot)
         self.most = max(self.most, len(self.taken))

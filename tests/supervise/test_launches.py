@@ -66,3 +66,18 @@ def test_a_launch_that_hangs_can_be_interrupted(tmp_path: Path) -> None:
 
     result = here.run([spec(tmp_path, "stuck")], stop)["7"]
     assert (result.state, result.reason) == (S.CANCELLED, "interrupted")
+
+
+def test_an_address_that_is_still_in_use_is_left_for_another_once(tmp_path: Path) -> None:
+    """The kernel removes the last holder's link in the background."""
+    here = bench(tmp_path)
+    here.host.taken = {"10.213.0.1"}
+    assert here.run([spec(tmp_path)])["7"].state is S.COMPLETED
+    assert here.host.addresses == ["10.213.0.1", "10.213.0.2"]
+    assert here.runs.taken == []
+
+    here = bench(tmp_path)
+    here.host.taken = {"10.213.0.1", "10.213.0.2"}
+    result = here.run([spec(tmp_path)])["7"]
+    assert (result.state, result.reason) == (S.FAILED, "network: add the route: 10.213.0.2: File exists")
+    assert here.runs.taken == []

@@ -46,7 +46,7 @@ async def open_supervisor(
         raise HostError("batchns run needs root in this version", "sudo batchns run ...")
     async with AsyncExitStack() as stack:
         capacity = read_node(config)
-        driver = open_driver(parent=config.cgroup.parent)
+        driver = open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
         for line in sweep(config.paths.run, driver):
             tell(line)
         driver.prepare()

@@ -103,7 +103,7 @@ class Launches:
     async def _launch_in_a_free_slot(
         self, attempt: Attempt, job: Job, plan: Plan, fds: tuple[int, int, int]
     ) -> Started:
-        """The address of a job that has just ended, of whatever run, may still lead to it: then another one is tried."""
+        """The address of a job that has just ended, of any run, may still lead to it: then another one is tried."""
         try:
             return await self.launcher.launch(plan, *fds)
         except StepError as error:

@@ -59,4 +59,10 @@ class FakeHost:
     def driver(self, parent: str | None = None) -> Driver:
         (self.proc / "self" / "mountinfo").write_text("\n".join(self._mounts) + "\n")
         (self.proc / "self" / "cgroup").write_text("".join(f"{line}\n" for line in self._own))
-        return open_driver(root=str(self.root), parent=parent, proc=str(self.proc), block=str(self.block))
+        return open_driver(
+            root=str(self.root),
+            parent=parent,
+            proc=str(self.proc),
+            block=str(self.block),
+            locks=f"{self.root}-locks",
+        )

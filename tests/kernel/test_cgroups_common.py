@@ -19,7 +19,7 @@ from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Write
 
 
 def test_a_held_group_survives_the_release_of_another_run(tmp_path: Path) -> None:
-    first, second = Common(str(tmp_path)), Common(str(tmp_path))
+    first, second = Common(str(tmp_path), f"{tmp_path}/locks"), Common(str(tmp_path), f"{tmp_path}/locks")
     first.hold()
     second.hold()
     second.release()
@@ -30,7 +30,7 @@ def test_a_held_group_survives_the_release_of_another_run(tmp_path: Path) -> Non
 
 
 def test_holding_again_makes_a_removed_group_again(tmp_path: Path) -> None:
-    group = Common(str(tmp_path))
+    group = Common(str(tmp_path), f"{tmp_path}/locks")
     group.hold()
     os.rmdir(group.path)
     group.hold()
@@ -39,7 +39,7 @@ def test_holding_again_makes_a_removed_group_again(tmp_path: Path) -> None:
 
 
 def test_a_group_with_jobs_is_not_removed(tmp_path: Path) -> None:
-    group = Common(str(tmp_path))
+    group = Common(str(tmp_path), f"{tmp_path}/locks")
     group.hold()
     Path(group.path, "j1").mkdir()
     group.release()
@@ -52,7 +52,7 @@ def test_runs_that_come_and_go_never_take_a_group_from_each_other(tmp_path: Path
 
     def come_and_go(number: int) -> None:
         for _ in range(200):
-            group = Common(str(tmp_path))
+            group = Common(str(tmp_path), f"{tmp_path}/locks")
             group.hold()
             try:
                 Path(group.path, f"j{number}").mkdir()
@@ -72,7 +72,7 @@ def test_runs_that_come_and_go_never_take_a_group_from_each_other(tmp_path: Path
 
 def test_a_group_that_cannot_be_made_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="No such file or directory - its parent does not exist"):
-        Common(str(tmp_path / "nowhere")).hold()
+        Common(str(tmp_path / "nowhere"), f"{tmp_path}/locks").hold()
 
 
 def test_a_v2_freeze_that_is_not_confirmed_is_rolled_back(tmp_path: Path) -> None:

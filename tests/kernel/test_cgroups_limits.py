@@ -8,6 +8,7 @@ import signal
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cgroup_jobs import Job, cpu_seconds, in_vm, jobs, last_cpu, name, needs_root, open_or_skip, sleep, spin, within
@@ -179,13 +180,13 @@ def test_a_read_of_a_live_jobs_usage_is_cheap(driver: Driver) -> None:
         driver.read_usage(job.name)
 
 
-def test_a_run_that_ends_does_not_take_the_common_parent_from_another(driver: Driver) -> None:
+def test_a_run_that_ends_does_not_take_the_common_parent_from_another(driver: Driver, tmp_path: Path) -> None:
     """On the kernel's own file system: the last one to let go removes it."""
     other = open_or_skip()
     other.release()
     with Job(driver, name("after")) as job:
         for directory in job.plan.directories:
-            first, second = Common(directory), Common(directory)
+            first, second = Common(directory, str(tmp_path)), Common(directory, str(tmp_path))
             first.hold()
             second.hold()
             first.release()

@@ -1,29 +1,35 @@
 """The directory `batchns` of one hierarchy, below which every job has its own.
 
-1. Whoever uses it holds a shared lock on it, and the kernel drops that lock when the holder dies.
+1. Whoever uses it holds a shared lock for it, and the kernel drops that lock when the holder dies.
 2. It is removed only under the exclusive lock: no run can take it away from another, however they interleave.
+3. The lock is on a file in a folder of root's: the directory itself may be opened, and so be locked, by anyone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 
 from batchns.errors import HostError
 from batchns.kernel.cgroups import files
+from batchns.kernel.locks import lock_within
 
 GROUP = "batchns"
-_TRIES = 50  # of making it while others remove it: each try loses only to a run that ends at that very moment
+LOCK_SECONDS = 10.0  # the exclusive lock is held for one rmdir
 
 
 class Common:
-    """`parent` is the absolute path of the cgroup below which batchns works."""
+    """`parent` is the absolute path of the cgroup below which batchns works, `locks` the folder for the lock file.
 
-    def __init__(self, parent: str) -> None:
+    All that use the same parent must use the same folder.
+    """
+
+    def __init__(self, parent: str, locks: str) -> None:
         self.parent = parent
         self.path = f"{parent}/{GROUP}"
+        self.lock = f"{locks}/{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]}"
         self._held: int | None = None
 
     def __repr__(self) -> str:
@@ -35,66 +41,58 @@ class Common:
         Raises:
             HostError: it cannot be made, with what to do about it.
         """
-        if self._held is not None:
-            if _is_at(self._held, self.path):
-                return
-            os.close(self._held)
-            self._held = None
-        for _ in range(_TRIES):
-            try:
-                self._held = self._make_and_lock()
-            except OSError as error:
-                raise HostError(
-                    f"cannot make the cgroup {self.path}: {os.strerror(error.errno or 0)}", _hint(error.errno)
-                ) from None
-            if self._held is not None:
-                return
-        raise HostError(f"the cgroup {self.path} is removed again and again", "stop what removes it")
-
-    def _make_and_lock(self) -> int | None:
-        """The locked descriptor; None when the directory was removed meanwhile."""
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self.path, 0o755)
+        if self._held is None:
+            self._held = self._lock()
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        if _is_at(descriptor, self.path):
+            os.mkdir(self.path, 0o755)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            self._let_go()
+            raise HostError(
+                f"cannot make the cgroup {self.path}: {os.strerror(error.errno or 0)}", _hint(error.errno)
+            ) from None
+
+    def _lock(self) -> int:
+        """The lock file's descriptor, with a shared lock."""
+        descriptor = self._open_lock()
+        if lock_within(descriptor, fcntl.LOCK_SH, LOCK_SECONDS):
             return descriptor
         os.close(descriptor)
-        return None
+        raise HostError(
+            f"{self.lock}: locked for more than {LOCK_SECONDS:.0f} s by another batchns",
+            f"see which process it is with: fuser {self.lock}",
+        )
+
+    def _open_lock(self) -> int:
+        try:
+            os.makedirs(os.path.dirname(self.lock), mode=0o700, exist_ok=True)
+            return os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise HostError(f"{error.filename}: {os.strerror(error.errno or 0)}", "run batchns as root") from None
 
     def release(self) -> None:
         """Let go of the directory, and remove it when it is empty and nobody else holds it."""
-        descriptor, self._held = self._held, None
-        if descriptor is None:
-            try:
-                descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return
+        if self._held is None:
+            self._held = self._open_lock()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, self.path):
-                os.rmdir(self.path)
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rmdir(self.path)
         except OSError as error:
             # EWOULDBLOCK: another run holds it. The others: it has jobs, it is gone, or it is not ours to remove.
             expected = (errno.EWOULDBLOCK, errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EACCES, errno.EPERM)
             if error.errno not in expected:
                 raise
         finally:
-            os.close(descriptor)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def names(self) -> set[str]:
         return {path.rpartition("/")[2] for path in files.children(self.path)}
-
-
-def _is_at(descriptor: int, path: str) -> bool:
-    """Whether `path` still is the directory that is open: a removed one can be made again under its name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _hint(number: int | None) -> str:

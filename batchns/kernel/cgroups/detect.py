@@ -32,12 +32,18 @@ class Mount:
 
 
 def open_driver(
-    *, root: str = "/sys/fs/cgroup", parent: str | None = None, proc: str = "/proc", block: str = "/sys/block"
+    *,
+    locks: str = "/run/batchns/cgroups",
+    root: str = "/sys/fs/cgroup",
+    parent: str | None = None,
+    proc: str = "/proc",
+    block: str = "/sys/block",
 ) -> Driver:
     """The driver for the hierarchies mounted at or below `root`.
 
     `parent`: the cgroup below which batchns works, as a path from the root of every hierarchy ("/batch"); None: its
     own, except on v2, where a cgroup that has processes cannot hand controllers down: root uses the top then.
+    `locks`: a folder that nobody else can write to, the same for all batchns of this machine.
 
     Raises:
         HostError: no hierarchy can be used, with what to do about it.
@@ -51,31 +57,30 @@ def open_driver(
         for controller in mount.controllers
     }
     if unified is None:
-        return _only_v1(parents, block, root)
+        return _only_v1(parents, block, root, locks)
     if not set(parents) & set(v2.CONTROLLERS):
         offered = (files.read_if_there(f"{unified.point}/cgroup.controllers") or "").split()
-        return v2.V2Driver(
-            unified.point, _v2_parent(unified, own, parent, v2.CONTROLLERS), block, missing=_missing(offered)
-        )
+        below = _v2_parent(unified, own, parent, v2.CONTROLLERS)
+        return v2.V2Driver(unified.point, below, block, missing=_missing(offered), locks=locks)
     wanted = [controller for controller in v2.CONTROLLERS if controller not in parents]
     held = (files.read_if_there(f"{unified.point}/cgroup.controllers") or "").split()
     usable = [controller for controller in wanted if controller in held]
     missing = _missing([*parents, *usable])
     # The v2 tree freezes and counts CPU time: a v1 directory for either would cost every job, and add nothing.
     needed = {name: path for name, path in parents.items() if name not in ("freezer", "cpuacct")}
-    tree = v2.V2Driver(unified.point, _v2_parent(unified, own, parent, usable), block, wanted, missing)
+    tree = v2.V2Driver(unified.point, _v2_parent(unified, own, parent, usable), block, wanted, missing, locks=locks)
     _check_parents(needed.values())
-    return HybridDriver(v1.V1Driver(needed, block, missing), tree)
+    return HybridDriver(v1.V1Driver(needed, block, missing, locks=locks), tree)
 
 
-def _only_v1(parents: Mapping[str, str], block: str, root: str) -> Driver:
+def _only_v1(parents: Mapping[str, str], block: str, root: str, locks: str) -> Driver:
     if not parents:
         raise HostError(
             f"no cgroup hierarchy is mounted below {root}",
             f"mount -t cgroup2 cgroup2 {root} (systemd hosts have it mounted)",
         )
     _check_parents(parents.values())
-    return v1.V1Driver(parents, block, _missing(parents))
+    return v1.V1Driver(parents, block, _missing(parents), locks=locks)
 
 
 def _check_parents(paths: Iterable[str]) -> None:

@@ -35,13 +35,16 @@ class V1Driver:
     """`parents`: controller to the absolute path of the cgroup below which batchns works.
 
     Controllers that are mounted together have the same path. `missing` says why other controllers are not there.
+    `locks`: see `Common`.
     """
 
     mode = "v1"
 
-    def __init__(self, parents: Mapping[str, str], block: str, missing: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, parents: Mapping[str, str], block: str, missing: Mapping[str, str] | None = None, *, locks: str
+    ) -> None:
         self.controllers = frozenset(parents)
-        commons = {parent: Common(parent) for parent in parents.values()}
+        commons = {parent: Common(parent, locks) for parent in parents.values()}
         self._common = {name: commons[parents[name]] for name in CONTROLLERS if name in parents}
         self._groups = tuple(dict.fromkeys(common.path for common in self._common.values()))
         self._commons = tuple(commons.values())

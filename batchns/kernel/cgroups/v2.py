@@ -33,7 +33,7 @@ _LOOK_AGAIN_MS = 100  # should a notification ever be missed
 class V2Driver:
     """`parent`: the cgroup below which batchns works, at or below `mount`; both absolute paths.
 
-    `wanted`: the controllers to use (all, or on a hybrid host those that v1 does not hold).
+    `wanted`: the controllers to use (all, or on a hybrid host those that v1 does not hold). `locks`: see `Common`.
     """
 
     mode = "v2"
@@ -45,9 +45,11 @@ class V2Driver:
         block: str,
         wanted: Collection[str] = CONTROLLERS,
         missing: Mapping[str, str] | None = None,
+        *,
+        locks: str,
     ) -> None:
         self._mount = mount
-        self._common = Common(parent)
+        self._common = Common(parent, locks)
         self._block = block
         self._wanted = tuple(wanted)
         self._host = render.Host(missing=missing or {})

@@ -128,6 +128,8 @@ def _namespaces() -> set[Path]:
             found.add(path.readlink())
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended meanwhile
+        except PermissionError:
+            continue  # has capabilities that we have not: none of ours (before Python 3.12 glob left it out itself)
     return found
 
 

@@ -2,34 +2,46 @@
 
     RUN/run-<id>/lock        locked (flock) as long as the run lives; the kernel unlocks it, however the run ends
     RUN/run-<id>/records/    exit records
-    RUN/slots/<n>            taken by the run whose id it contains
+    RUN/run-<id>/claim       the run's id
+    RUN/slots/<n>            taken by the run whose id it contains: another name of that run's claim
     STATE/next_job_id        one counter for the machine, so that output files of different runs do not meet
 
-1. A name is claimed before it is used: a slot's file exists before an id range or an address of it does.
+1. A name is claimed before it is used: a slot's file exists before an id range or an address of it does. It appears
+   with its content (link(2)), so what is empty or not a run's was never a claim.
 2. Every kernel object's name begins with the run's id, so a dead run's objects can be found (sweep.py).
+3. What is read here may be damaged: it is read in one bounded piece, and from plain files only.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections import deque
 from contextlib import suppress
-from errno import EACCES, ENOSPC, EPERM, EROFS
+from errno import EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTEMPTY, ENXIO, EPERM, EROFS
 from pathlib import Path
 from types import TracebackType
 
 from batchns.errors import HostError
+from batchns.kernel.locks import lock_within
 from batchns.kernel.network import addresses
 from batchns.launch.build import IDS_PER_RANGE, Slot
 from batchns.model.config import Config
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 5
+RUN_ID = re.compile(rb"[0-9a-z]{5}")
+NOT_PLAIN = (EINVAL, EISDIR, ELOOP, ENXIO)  # what `open_plain` says
+_BOUND = 64  # bytes, more than any file that is read here has
 # A slot rests before it is used again: the kernel takes a moment to remove the last holder's link and addresses.
 _RESTING = 8
+_TRIES = 10  # of making the run's folder: another run's sweep may take it for a dead one's while it is made
+_LOCK_SECONDS = 10.0  # the counter is locked for one read and write
+_LARGEST_ID = 10**15
 
 
 class RunFolder:
@@ -41,49 +53,70 @@ class RunFolder:
         self._base = Path(config.paths.run)
         self._free: deque[Slot] = deque()
         self._claimed: list[Slot] = []
-        self._next_slot = 0
         try:
             (self._base / "slots").mkdir(parents=True, exist_ok=True, mode=0o755)
             self.run_id, self._lock = self._create()
         except OSError as error:
             raise _unusable(error, self._base) from None
         self.path = str(self._base / f"run-{self.run_id}")
+        # Each run begins elsewhere: the links of one that has just ended vanish in the background.
+        self._next_slot = int(self.run_id, 36) % self._count()
 
     def _create(self) -> tuple[str, int]:
         """A new folder under an id that no other run has, and its lock."""
+        tries = 0
         while True:
-            run_id = "".join(secrets.choice(_DIGITS) for _ in range(_ID_LENGTH))
-            # Made under another name first: a sweep must never see a folder of ours that is not locked yet.
-            making = self._base / f"making-{run_id}"
-            making.mkdir(mode=0o700)
-            (making / "records").mkdir(mode=0o700)
+            tries += 1
+            try:
+                return self._make("".join(secrets.choice(_DIGITS) for _ in range(_ID_LENGTH)))
+            except OSError as error:
+                if error.errno not in (EEXIST, ENOTEMPTY, ENOENT) or tries == _TRIES:
+                    raise
+
+    def _make(self, run_id: str) -> tuple[str, int]:
+        # Made under another name first: a sweep must never see a folder of ours that is not locked yet.
+        making = self._base / f"making-{run_id}"
+        making.mkdir(mode=0o700)
+        lock = -1
+        try:
             lock = os.open(making / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                making.rename(self._base / f"run-{run_id}")
-                return run_id, lock
-            except OSError:
+            (making / "records").mkdir(mode=0o700)
+            (making / "claim").write_text(run_id)
+            making.rename(self._base / f"run-{run_id}")
+        except OSError:
+            if lock >= 0:
                 os.close(lock)
-                shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        return run_id, lock
 
     def job_ids(self, count: int) -> int:
         """The first of `count` job ids that no other run on this machine has.
 
         Raises:
-            HostError: the state folder cannot be written.
+            HostError: the state folder cannot be written, or what is in it is no number.
         """
         path = Path(self._config.paths.state) / "next_job_id"
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                text = file.read().strip()
-                first = int(text) if text.isdecimal() else 1
-                file.seek(0)
-                file.write(f"{first + count}\n")
-                file.truncate()
+            descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise _unusable(error, path) from None
+        try:
+            if not lock_within(descriptor, fcntl.LOCK_EX, _LOCK_SECONDS):
+                raise HostError(
+                    f"{path}: locked for more than {_LOCK_SECONDS:.0f} s by another batchns",
+                    f"see which process it is with: fuser {path}",
+                )
+            first = _next_id(os.pread(descriptor, _BOUND, 0), path)
+            text = f"{first + count}\n".encode()
+            os.pwrite(descriptor, text, 0)
+            os.ftruncate(descriptor, len(text))
+        except OSError as error:
+            raise _unusable(error, path) from None
+        finally:
+            os.close(descriptor)
         return first
 
     def attempt_name(self, serial: int) -> str:
@@ -145,16 +178,16 @@ class RunFolder:
         return f"{self._base}/slots/{number}"
 
     def _claim(self) -> Slot | None:
-        for number in range(self._next_slot, self._count()):
+        count = self._count()
+        for step in range(count):
+            number = (self._next_slot + step) % count
             try:
-                fd = os.open(self._slot_path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                os.link(f"{self.path}/claim", self._slot_path(number))
             except FileExistsError:
                 continue
             except OSError as error:
                 raise _unusable(error, self._base) from None
-            os.write(fd, self.run_id.encode())
-            os.close(fd)
-            self._next_slot = number + 1
+            self._next_slot = (number + 1) % count
             settings = self._config.isolation
             return Slot(
                 number=number,
@@ -164,12 +197,61 @@ class RunFolder:
         return None
 
 
+def open_plain(path: Path, flags: int) -> int:
+    """A descriptor of a plain file; anything else is refused without waiting for it.
+
+    Raises:
+        OSError: one of `NOT_PLAIN` among others.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(EINVAL, os.strerror(EINVAL), str(path))
+    return descriptor
+
+
+def slot_owner(path: Path) -> str | None:
+    """The id of the run whose claim `path` is; "" where it is none's, None where it is gone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        descriptor = open_plain(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in NOT_PLAIN:
+            return ""
+        raise
+    try:
+        text = os.read(descriptor, _BOUND)
+    finally:
+        os.close(descriptor)
+    return text.decode() if RUN_ID.fullmatch(text) else ""
+
+
+def _next_id(text: bytes, path: Path) -> int:
+    """The number in the counter's file; 1 in a new one."""
+    digits = text.strip()
+    if not digits:
+        return 1
+    if digits.isdigit() and int(digits) < _LARGEST_ID:
+        return int(digits)
+    raise HostError(
+        f"{path}: there is no job id in it",
+        f"write one that is larger than any so far: echo 100000 > {path}",
+    )
+
+
 def _unusable(error: OSError, path: Path) -> HostError:
     hint = ""
     if error.errno in (EACCES, EPERM):
         hint = "run batchns as root, or write folders of your own under [paths] in batchns.toml"
     elif error.errno == ENOSPC:
         hint = "free some space there"
+    elif error.errno in NOT_PLAIN:
+        return HostError(f"{error.filename or path}: it is not a plain file", f"rm -r {error.filename or path}")
     elif error.errno == EROFS:
         hint = "write folders that can be written under [paths] in batchns.toml"
     return HostError(f"{error.filename or path}: {os.strerror(error.errno or 0)}", hint)

@@ -1,19 +1,23 @@
 """Removing what dead runs left: processes, cgroups, slots, folders. Network namespaces go with their processes.
 
 A run is dead when its lock can be taken. Nothing else is touched: not a living run's, and not what a run with another
-run folder has made. A dead run's folder stays until all of its jobs are gone, so the next sweep finds the rest.
+run folder has made. A dead run's folder stays until all of its jobs are gone, so the next sweep finds the rest. Slots
+of no run (it has no folder, or the file is not a claim at all) are free again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Set
 from pathlib import Path
 
 from batchns.kernel.cgroups.interface import Driver
+from batchns.kernel.locks import lock_within
+from batchns.supervise.runfolder import NOT_PLAIN, open_plain, slot_owner
 
 KILL_TIMEOUT = 5.0  # seconds for one job's processes to be gone
 _FOLDER = re.compile(r"(?:run|making)-([0-9a-z]{5})")
@@ -37,10 +41,7 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
                 told.append(f"job {name} of a run that is gone: {problem or 'removed'}")
                 if problem:
                     stuck.add(match[1])
-        for slot in (base / "slots").glob("*") if dead else ():
-            with suppress(FileNotFoundError):
-                if slot.read_text() in dead.keys() - stuck:
-                    slot.unlink()
+        told += _free_slots(base, dead.keys() - stuck)
         for run_id in dead.keys() - stuck:
             shutil.rmtree(base / f"run-{run_id}", ignore_errors=True)
             shutil.rmtree(base / f"making-{run_id}", ignore_errors=True)
@@ -48,6 +49,32 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
         for lock in dead.values():
             os.close(lock)
     return told
+
+
+def _free_slots(base: Path, dead: Set[str]) -> list[str]:
+    """Remove what claims a slot for a dead run or for none. One sweep at a time: a new claim may follow at once."""
+    told: list[str] = []
+    if not (base / "slots").is_dir():
+        return told
+    lock = open_plain(base / "sweep.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        for slot in (base / "slots").glob("*") if lock_within(lock, fcntl.LOCK_EX, 0) else ():
+            try:
+                if _is_free(slot, base, dead):
+                    slot.unlink(missing_ok=True)
+            except OSError as error:
+                told.append(f"{slot}: {error.strerror} - remove it: rm -r {slot}")
+    finally:
+        os.close(lock)
+    return told
+
+
+def _is_free(slot: Path, base: Path, dead: Set[str]) -> bool:
+    owner = slot_owner(slot)
+    if not owner or owner in dead:
+        return owner is not None
+    # A run gives back its slots before its folder. What is its claim still, after that, is so for ever.
+    return not (base / f"run-{owner}").exists() and slot_owner(slot) == owner
 
 
 def _lock_dead_runs(base: Path) -> dict[str, int]:
@@ -58,9 +85,11 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
         if not match:
             continue
         try:
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # just being made, or just being removed, by a living run
+            lock = open_plain(folder / "lock", os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, *NOT_PLAIN):
+                raise
+            continue  # just being made, or just being removed, by a living run; or nothing of ours
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             dead[match[1]] = lock

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -104,8 +105,8 @@ def _run_to_the_end(specs: Sequence[JobSpec], config: Config, as_json: bool) -> 
     from batchns.cli.tables import make_console, print_results
 
     began = time.monotonic()
-    with open_display(sys.stderr) as display:
-        results, interrupted = _supervise(specs, config, _Results(display, as_json))
+    with open_display(sys.stderr) as display, _results(display, as_json) as observer:
+        results, interrupted = _supervise(specs, config, observer)
     print_results(make_console(sys.stderr), results, time.monotonic() - began)
     if interrupted:
         return EXIT_SIGNAL + interrupted
@@ -113,7 +114,8 @@ def _run_to_the_end(specs: Sequence[JobSpec], config: Config, as_json: bool) -> 
 
 
 def _run_attached(spec: JobSpec, config: Config, as_json: bool) -> int:
-    results, _ = _supervise([spec], config, _Results(None, as_json), attached=(0, 1, 2))
+    with _results(None, as_json) as observer:
+        results, _ = _supervise([spec], config, observer, attached=(0, 1, 2))
     result = results[0]
     if result.state is not State.COMPLETED and result.reason and result.state is not State.CANCELLED:
         _tell(f"{result.state.value}: {result.reason}")
@@ -179,19 +181,28 @@ def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 class _Results:
-    """Passes on what happens to the display, and prints each job's result when it is there."""
+    """Passes on what happens to the display, and each job's result, when it is there, to `write`."""
 
-    def __init__(self, display: Observer | None, as_json: bool) -> None:
+    def __init__(self, display: Observer | None, write: Callable[[JobResult], None] | None) -> None:
         self._display = display
-        self._as_json = as_json
+        self._write = write
 
     def job_changed(self, view: JobView) -> None:
         if self._display is not None:
             self._display.job_changed(view)
-        if self._as_json and view.result is not None:
-            from batchns.cli.jsonout import result_to_json
+        if self._write is not None and view.result is not None:
+            self._write(view.result)
 
-            print(result_to_json(view.result), flush=True)
+
+@contextmanager
+def _results(display: Observer | None, as_json: bool) -> Iterator[Observer]:
+    if not as_json:
+        yield _Results(display, None)
+        return
+    from batchns.cli.jsonout import json_lines
+
+    with json_lines(sys.stdout.fileno()) as write:
+        yield _Results(display, write)
 
 
 def _tell(message: str) -> None:

@@ -12,11 +12,8 @@ class BatchnsError(Exception):
     """Base of every error that batchns raises on purpose."""
 
 
-class UserError(BatchnsError):
-    """Something the user wrote or typed is wrong. The command line exits with 2.
-
-    `what` is the fact, `hint` is what to write or type instead; `str()` joins them with " - ".
-    """
+class _Told(BatchnsError):
+    """`what` is the fact, `hint` is what to write or type; `str()` joins them with " - "."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what, hint)
@@ -27,19 +24,12 @@ class UserError(BatchnsError):
         return f"{self.what} - {self.hint}" if self.hint else self.what
 
 
-class HostError(BatchnsError):
-    """This machine cannot do what is asked. The command line exits with 125.
+class UserError(_Told):
+    """Something the user wrote or typed is wrong. The command line exits with 2."""
 
-    `what` is the fact, `hint` is what an administrator could type.
-    """
 
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what, hint)
-        self.what = what
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.what} - {self.hint}" if self.hint else self.what
+class HostError(_Told):
+    """This machine cannot do what is asked. The command line exits with 125."""
 
 
 class StepError(HostError):

@@ -50,6 +50,7 @@ table inet {table} {{
     }}
     chain from_job {{
         oifname "{prefix}*" drop
+        ip daddr @pools drop comment "an address that no job has: nobody outside may answer for it"
         ip daddr 169.254.0.0/16 drop comment "cloud metadata"
         ct status dnat drop comment "a service of the host that lives behind a port forwarding"
         ip saddr @pools accept

@@ -24,6 +24,7 @@ from batchns.launch.client import Started
 from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.result import LimitReading
+from batchns.supervise import own
 from batchns.supervise.limits import limits_of, missing, network_readings, scratch_reading
 from batchns.supervise.outputs import Outputs, close_all
 from batchns.supervise.ports import Runs
@@ -56,15 +57,21 @@ class Preparer:
     runs: Runs
     outputs: Outputs
     host_paths: frozenset[str]
+    own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
 
     def paths(self, job: Job) -> tuple[str | None, str | None]:
         """Where the attempt's stdout and stderr go; None when they are attached.
 
         Raises:
-            UserError: the job's patterns are not known.
+            UserError: the job's patterns are not known, or lead into a folder of batchns's own.
         """
-        return (None, None) if self.attached else self.outputs.paths(job)
+        if self.attached:
+            return None, None
+        stdout, stderr = self.outputs.paths(job)
+        own.check_output("stdout", stdout, self.own)
+        own.check_output("stderr", stderr, self.own)
+        return stdout, stderr
 
     @asynccontextmanager
     async def descriptors(self, stdout: str | None, stderr: str | None) -> AsyncIterator[tuple[int, int, int]]:
@@ -89,7 +96,8 @@ class Preparer:
         """The launch plan; the attempt has its slot and its cgroup plan from here on.
 
         Raises:
-            UserError: the job insists on a limit that this host does not have, or asks for what is not done here.
+            UserError: the job insists on a limit that this host does not have, asks for what is not done here, or for
+                a folder of batchns's own.
             HostError: no slot is left.
         """
         attempt.limits = limits_of(job, attempt.placement)
@@ -118,7 +126,9 @@ class Preparer:
             ahead=attempt.ahead,
             variables=variables(job, attempt.placement),
         )
-        return build.build(details, host_paths=self.host_paths)
+        plan = build.build(details, host_paths=self.host_paths)
+        own.check_binds(plan, self.own)
+        return plan
 
     def plan_in_another_slot(self, attempt: Attempt, job: Job) -> Plan:
         """As `plan`, for an attempt that has a slot which it cannot use at this moment."""

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -82,6 +83,7 @@ class Supervisor:
             runs=self.runs,
             outputs=Outputs(self.blocking),
             host_paths=self.host_paths,
+            own=tuple(map(os.path.realpath, (self.config.paths.run, self.config.paths.state))),
             attached=self.attached,
         )
         self._effects = Effects(

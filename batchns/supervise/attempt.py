@@ -25,7 +25,7 @@ from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.result import LimitReading
 from batchns.supervise import own
-from batchns.supervise.limits import limits_of, missing, network_readings, scratch_reading
+from batchns.supervise.limits import limits_of, missing, network_readings, scratch_readings
 from batchns.supervise.outputs import Outputs, close_all
 from batchns.supervise.ports import Runs
 
@@ -144,7 +144,7 @@ class Preparer:
         return {
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
             **network_readings(job, started.shapers),
-            "scratch": scratch_reading(started.pid, job.bounds.scratch),
+            **scratch_readings(job, started.pid),
         }
 
     def give_back(self, attempt: Attempt) -> None:

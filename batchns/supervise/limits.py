@@ -12,6 +12,8 @@ from batchns.model.job import NetworkMode
 from batchns.model.result import LimitReading
 from batchns.supervise.node import format_cpu_list
 
+SCRATCH = "/tmp"
+
 
 def limits_of(job: Job, placement: Placement) -> Limits:
     """What the cgroups are to enforce."""
@@ -32,13 +34,21 @@ def network_readings(job: Job, shapers: Mapping[str, int | None]) -> dict[str, L
     return {name: _rate(job, shapers.get(name)) for name, rate in asked.items() if rate is not None}
 
 
-def scratch_reading(pid: int, size_asked: int) -> LimitReading:
-    """The size of the job's /tmp, read through its init (`pid`); a job may be over before that."""
+def scratch_readings(job: Job, pid: int) -> dict[str, LimitReading]:
+    """The size of the job's /tmp, read through its init (`pid`); a job may be over before that.
+
+    Where a bind takes the place of /tmp the file system there is not ours, and may not even answer. Then there is
+    something to tell only to a job that had asked for a size.
+    """
+    if any(bind.target == SCRATCH for bind in job.spec.isolation.binds):
+        asked = job.spec.resources.scratch is not None
+        return {"scratch": LimitReading(None, "tmpfs", f"a bind takes the place of {SCRATCH}")} if asked else {}
     try:
-        found = os.statvfs(f"/proc/{pid}/root/tmp")
+        found = os.statvfs(f"/proc/{pid}/root{SCRATCH}")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return LimitReading(size_asked, "tmpfs", "as mounted: the job was over before it could be read back")
-    return LimitReading(found.f_blocks * found.f_frsize, "tmpfs")
+        why = "as mounted: the job was over before it could be read back"
+        return {"scratch": LimitReading(job.bounds.scratch, "tmpfs", why)}
+    return {"scratch": LimitReading(found.f_blocks * found.f_frsize, "tmpfs")}
 
 
 def missing(unavailable: Iterable[tuple[str, str]]) -> str:

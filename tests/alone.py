@@ -39,7 +39,7 @@ def alone() -> Iterator[None]:
         stack.enter_context(_own_cgroups())
         stack.enter_context(_own_mounts())
         stack.enter_context(_own_network())
-        stack.callback(_sweep)
+        stack.callback(sweep_corner)
         yield
 
 
@@ -53,7 +53,7 @@ def end_with_parent() -> None:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _sweep() -> None:
+def sweep_corner() -> None:
     """What killed runs of batchns have left in this corner."""
     sweep(Config().paths.run, open_driver())
 

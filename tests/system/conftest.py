@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-from ..alone import end_with_parent, own_cgroups
+from ..alone import end_with_parent, own_cgroups, sweep_corner
 
 RUN_FOLDER = Path("/run/batchns")
 _started: list[subprocess.Popen[str]] = []
@@ -68,14 +68,22 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return process
 
 
+def end_started() -> None:
+    """End what a failed test forgot, so that it fails alone: the next one must not find it, or what it left."""
+    forgotten = [process for process in _started if process.poll() is None]
+    _started.clear()
+    for process in forgotten:
+        process.kill()
+        process.communicate()
+    if forgotten:
+        until(lambda: not on_this_machine()["processes"])
+        sweep_corner()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_runs_on() -> Iterator[None]:
     yield
-    while _started:
-        process = _started.pop()
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    end_started()
 
 
 def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -127,6 +135,7 @@ def nothing_left() -> Iterator[None]:
     """Fails when the machine is not as it was before the test (the run folder itself and its locks may be there)."""
     before = _settled(on_this_machine())
     yield
+    end_started()
     end = time.monotonic() + 5
     while (after := _settled(on_this_machine())) != before and time.monotonic() < end:
         time.sleep(0.05)  # the kernel removes links in the background

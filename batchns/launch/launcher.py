@@ -150,7 +150,7 @@ class Launcher:
 
     def _prepare(self, attempt: str, base: Base, into: str) -> None:
         """Build what the sandbox of a coming attempt has in common with others."""
-        if attempt in self._jobs:
+        if attempt in self._jobs or not self._open:
             return
         idle = [job for job in self._jobs.values() if job.plan is None]
         if len(idle) < _PREPARED_AT_MOST:

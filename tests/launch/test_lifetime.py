@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import trio
 
 from batchns.errors import HostError
 from batchns.launch import client
+from batchns.launch.launcher import Launcher
+from batchns.launch.plan import Base
 
 from .conftest import in_launcher, make_plan, run_plan
 
@@ -167,3 +170,17 @@ def test_the_launcher_is_small_and_its_inits_share_its_memory(folder):
         return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
 
     assert in_launcher(work) <= 4096  # KiB
+
+
+def test_no_sandbox_is_prepared_for_a_client_that_is_gone(monkeypatch):
+    """A job that starts just as the client goes asks for its successor's: nobody would ever end that one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        launcher = Launcher(theirs)
+        born = []
+        monkeypatch.setattr(launcher, "_bear", lambda *arguments: born.append(arguments))
+        launcher._watch(theirs.fileno(), launcher._request)
+        launcher._prepare("abcde-1", Base(), "")
+        launcher._client_gone()
+        launcher._prepare("abcde-2", Base(), "")
+    assert born == [("abcde-1", Base(), "")]

@@ -57,7 +57,7 @@ class RunFolder:
             (self._base / "slots").mkdir(parents=True, exist_ok=True, mode=0o755)
             self.run_id, self._lock = self._create()
         except OSError as error:
-            raise _unusable(error, self._base) from None
+            raise unusable(error, self._base) from None
         self.path = str(self._base / f"run-{self.run_id}")
         # Each run begins elsewhere: the links of one that has just ended vanish in the background.
         self._next_slot = int(self.run_id, 36) % self._count()
@@ -102,7 +102,7 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise _unusable(error, path) from None
+            raise unusable(error, path) from None
         try:
             if not lock_within(descriptor, fcntl.LOCK_EX, _LOCK_SECONDS):
                 raise HostError(
@@ -114,7 +114,7 @@ class RunFolder:
             os.pwrite(descriptor, text, 0)
             os.ftruncate(descriptor, len(text))
         except OSError as error:
-            raise _unusable(error, path) from None
+            raise unusable(error, path) from None
         finally:
             os.close(descriptor)
         return first
@@ -186,7 +186,7 @@ class RunFolder:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise _unusable(error, self._base) from None
+                raise unusable(error, self._base) from None
             self._next_slot = (number + 1) % count
             settings = self._config.isolation
             return Slot(
@@ -244,7 +244,8 @@ def _next_id(text: bytes, path: Path) -> int:
     )
 
 
-def _unusable(error: OSError, path: Path) -> HostError:
+def unusable(error: OSError, path: Path) -> HostError:
+    """What is wrong with batchns's own file or folder, `path` where the error names none, and what to do about it."""
     hint = ""
     if error.errno in (EACCES, EPERM):
         hint = "run batchns as root, or write folders of your own under [paths] in batchns.toml"

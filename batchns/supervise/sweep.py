@@ -12,14 +12,17 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Set
+from contextlib import suppress
 from pathlib import Path
 
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.locks import lock_within
-from batchns.supervise.runfolder import NOT_PLAIN, open_plain, slot_owner
+from batchns.supervise.runfolder import NOT_PLAIN, open_plain, slot_owner, unusable
 
 KILL_TIMEOUT = 5.0  # seconds for one job's processes to be gone
+_UNFINISHED = 60.0  # seconds
 _FOLDER = re.compile(r"(?:run|making)-([0-9a-z]{5})")
 _ATTEMPT = re.compile(r"([0-9a-z]{5})-[0-9a-z]{1,5}")
 
@@ -28,6 +31,9 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
     """Remove the leftovers of every dead run below `run_folder`.
 
     Returns what was removed and what could not be, a line each, for the user.
+
+    Raises:
+        HostError: the run folder cannot be written.
     """
     base = Path(run_folder)
     dead = _lock_dead_runs(base)
@@ -56,7 +62,10 @@ def _free_slots(base: Path, dead: Set[str]) -> list[str]:
     told: list[str] = []
     if not (base / "slots").is_dir():
         return told
-    lock = open_plain(base / "sweep.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        lock = open_plain(base / "sweep.lock", os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise unusable(error, base) from None
     try:
         for slot in (base / "slots").glob("*") if lock_within(lock, fcntl.LOCK_EX, 0) else ():
             try:
@@ -89,6 +98,7 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, *NOT_PLAIN):
                 raise
+            _remove_unfinished(folder)
             continue  # just being made, or just being removed, by a living run; or nothing of ours
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,6 +106,13 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
         except BlockingIOError:
             os.close(lock)
     return dead
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """The folder of a run that was killed before it had its lock. A living run needs it without for microseconds."""
+    with suppress(FileNotFoundError):
+        if folder.name.startswith("making-") and time.time() - folder.stat().st_mtime > _UNFINISHED:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_job(name: str, driver: Driver) -> str:

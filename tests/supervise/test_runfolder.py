@@ -119,6 +119,22 @@ def test_what_only_looks_like_a_run_does_not_stop_the_sweep(config: Config) -> N
     assert sweep_all(config) == []
 
 
+def test_the_folder_of_a_run_that_was_killed_before_its_lock_is_swept_after_a_while(config: Config) -> None:
+    base = Path(config.paths.run)
+    for name in ("making-aaaaa", "making-bbbbb"):
+        (base / name).mkdir(parents=True)
+    os.utime(base / "making-aaaaa", (0, 0))
+    assert sweep_all(config) == []
+    assert [path.name for path in base.iterdir()] == ["making-bbbbb"]
+
+
+def test_a_run_folder_that_cannot_be_swept_is_an_error_that_says_so(config: Config) -> None:
+    Path(config.paths.run, "slots").mkdir(parents=True)
+    os.mkfifo(Path(config.paths.run, "sweep.lock"))
+    with pytest.raises(HostError, match=r"sweep\.lock: it is not a plain file - rm -r "):
+        sweep_all(config)
+
+
 def test_a_folder_that_can_never_be_renamed_is_an_error(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
 

@@ -65,6 +65,7 @@ class Attempt:
     network: NetworkPlan
     record: str  # path of the exit record
     scratch: int  # bytes
+    seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
     variables: Mapping[str, str] = field(factory=dict)
 
@@ -112,6 +113,7 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         ids=(IdMap(0, attempt.slot.id_start, IDS_PER_RANGE),),
         credentials=Credentials(uid=0, gid=0),
         command=_command(attempt),
+        seccomp=attempt.seccomp,
         record=attempt.record,
     )
 

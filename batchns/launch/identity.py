@@ -17,6 +17,7 @@ from errno import EACCES, EINVAL, ENOENT
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
+from batchns.kernel.seccomp.load import load
 from batchns.launch.plan import Command, Credentials
 
 _KEPT = 1 << sys.CAP_KILL
@@ -41,13 +42,16 @@ def lock_capabilities() -> None:
     sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def start_command(credentials: Credentials, command: Command, descriptors: tuple[int, int, int]) -> int:
+def start_command(
+    credentials: Credentials, command: Command, descriptors: tuple[int, int, int], program: bytes
+) -> int:
     """Start the command with its own identity, in its working folder, in a session of its own: its pid.
 
-    On return init is what it stays: its own user, with CAP_KILL alone.
+    `program`: the seccomp filter (b"" for none), under which init lives from here on, too. On return init is what it
+    stays: its own user, with CAP_KILL alone.
 
     Raises:
-        StepError: step "cwd"; or "exec", with the errno that decides between exit codes 126 and 127.
+        StepError: step "cwd", "seccomp"; or "exec", with the errno that decides between exit codes 126 and 127.
     """
     score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     os.write(score, str(command.oom_score_adj).encode())
@@ -63,6 +67,9 @@ def start_command(credentials: Credentials, command: Command, descriptors: tuple
         os.chdir(command.cwd)
     except OSError as error:
         raise StepError("cwd", command.cwd, error.errno or 0, "write a folder that the job may enter") from None
+    sys.close_range(3, 0xFFFFFFFF, sys.CLOSE_RANGE_CLOEXEC)
+    if program:
+        _load_filter(program)
     pid = _spawn(command, descriptors)
     os.chdir("/")
     os.setresgid(credentials.init, credentials.init, credentials.init)
@@ -74,6 +81,13 @@ def start_command(credentials: Credentials, command: Command, descriptors: tuple
     return pid
 
 
+def _load_filter(program: bytes) -> None:
+    try:
+        load(program)
+    except OSError as error:
+        raise StepError("seccomp", "", error.errno or 0) from None
+
+
 def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
     """Search env's PATH as execvp(3) does, and spawn what is found."""
     env = dict(command.env)
@@ -81,7 +95,6 @@ def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
     folders = [""] if "/" in name else env.get("PATH", "/usr/bin:/bin").split(":")
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
     denied = False
-    sys.close_range(3, 0xFFFFFFFF, sys.CLOSE_RANGE_CLOEXEC)
     for folder in folders:
         path = f"{folder}/{name}" if folder else name
         try:

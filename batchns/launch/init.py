@@ -75,6 +75,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     clock.mark("base")
     plan, given = _receive(status)
     clock.mark("idle")
+    program = _step("seccomp", _read, plan.seccomp) if plan.seccomp else b""
     sandbox.join_cgroups(plan)
     _step("cgroup namespace", sys.unshare, sys.CLONE_NEWCGROUP)
     clock.mark("cgroup")
@@ -91,7 +92,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     _enter_user_namespace(plan, status)
     clock.mark("identity")
     outputs = (given.stdin, given.stdout, given.stderr)
-    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs)
+    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs, program)
     for fd in (*outputs, given.idmap):
         os.close(fd)
     # Set last, since a change of identity clears it. A launcher that died before is noticed by the next send.
@@ -100,6 +101,14 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     status.send(b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
     status.close()
     _serve(command, given.record)
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 20)
+    finally:
+        os.close(fd)
 
 
 def _leave_keyring() -> None:

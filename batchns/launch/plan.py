@@ -71,6 +71,7 @@ class Plan(NamedTuple):
     ids: tuple[IdMap, ...]
     credentials: Credentials
     command: Command
+    seccomp: str  # path of the compiled filter, on the host ("": none)
     record: str  # path of the file that init writes the exit record to
 
 
@@ -82,7 +83,7 @@ def to_wire(plan: Plan) -> bytes:
 def from_wire(message: bytes) -> Plan:
     """The inverse of `to_wire`."""
     raw: list[Any] = json.loads(message)
-    attempt, ahead, hostname, base, cgroup, network, mounts, ids, credentials, command, record = raw
+    attempt, ahead, hostname, base, cgroup, network, mounts, ids, credentials, command, seccomp, record = raw
     directories, writes, joins, into, unavailable, final_reads = cgroup
     argv, env, cwd, script, rlimits, oom_score_adj = command
     uid, gid, groups, init = credentials
@@ -111,6 +112,7 @@ def from_wire(message: bytes) -> Plan:
             tuple((resource, value) for resource, value in rlimits),
             oom_score_adj,
         ),
+        seccomp,
         record,
     )
 

@@ -57,6 +57,7 @@ class Preparer:
     runs: Runs
     outputs: Outputs
     host_paths: frozenset[str]
+    seccomp: str = ""
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
 
@@ -123,6 +124,7 @@ class Preparer:
             ),
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
+            seccomp=self.seccomp,
             ahead=attempt.ahead,
             variables=variables(job, attempt.placement),
         )

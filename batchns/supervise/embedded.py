@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import trio
 
@@ -15,6 +16,8 @@ from batchns.errors import HostError
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
 from batchns.kernel.network.firewall import Firewall
+from batchns.kernel.seccomp.compile import compiled
+from batchns.kernel.seccomp.profile import default
 from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
 from batchns.model.config import Config
@@ -57,10 +60,13 @@ async def open_supervisor(
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
             name = runs.attempt_name(serial)
             await launcher.prepare(name, base(paths), driver.plan(name, Limits()).into)
-        if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
-            firewall = Firewall(run_folder=config.paths.run, pool=config.network.pool, nat=config.network.nat)
-            stack.callback(firewall.leave)
-            await trio.to_thread.run_sync(firewall.hold)  # meanwhile the launcher prepares the first sandboxes
+        firewall = Firewall(run_folder=config.paths.run, pool=config.network.pool, nat=config.network.nat)
+        stack.callback(firewall.leave)
+        # Both take their time, in which the launcher prepares the first sandboxes.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, write_filter, runs.seccomp_path)
+            if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+                nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
         yield Supervisor(
             config=config,
             capacity=capacity,
@@ -69,5 +75,11 @@ async def open_supervisor(
             runs=runs,
             observer=observer,
             host_paths=paths,
+            seccomp=runs.seccomp_path,
             attached=attached,
         )
+
+
+def write_filter(path: str) -> None:
+    """Compile the default seccomp profile into the file that every job's init loads."""
+    Path(path).write_bytes(compiled(default()))

@@ -2,6 +2,7 @@
 
     RUN/run-<id>/lock        locked (flock) as long as the run lives; the kernel unlocks it, however the run ends
     RUN/run-<id>/records/    exit records
+    RUN/run-<id>/seccomp.bpf the compiled filter
     RUN/run-<id>/claim       the run's id
     RUN/slots/<n>            taken by the run whose id it contains: another name of that run's claim
     STATE/next_job_id        one counter for the machine, so that output files of different runs do not meet
@@ -126,6 +127,11 @@ class RunFolder:
             serial, digit = divmod(serial, 36)
             digits = _DIGITS[digit] + digits
         return f"{self.run_id}-{digits}"
+
+    @property
+    def seccomp_path(self) -> str:
+        """Where the compiled filter of this run's jobs goes."""
+        return f"{self.path}/seccomp.bpf"
 
     def record_path(self, attempt_name: str) -> str:
         """Where the exit record of this attempt goes."""

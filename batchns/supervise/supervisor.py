@@ -61,6 +61,7 @@ class Supervisor:
     runs: Runs
     observer: Observer
     host_paths: frozenset[str] = frozenset()
+    seccomp: str = ""  # path of the compiled filter
     attached: tuple[int, int, int] | None = None
     clock: Callable[[], float] = trio.current_time
     blocking: Blocking = field(factory=threads)
@@ -83,6 +84,7 @@ class Supervisor:
             runs=self.runs,
             outputs=Outputs(self.blocking),
             host_paths=self.host_paths,
+            seccomp=self.seccomp,
             own=tuple(map(os.path.realpath, (self.config.paths.run, self.config.paths.state))),
             attached=self.attached,
         )

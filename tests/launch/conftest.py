@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,8 @@ from attrs import evolve, frozen
 
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network.types import NetworkPlan
+from batchns.kernel.seccomp.compile import compiled
+from batchns.kernel.seccomp.profile import default
 from batchns.launch import build, client
 from batchns.launch.plan import Plan
 from batchns.model.job import JobSpec
@@ -34,6 +40,15 @@ class Outcome:
     plan: Plan
 
 
+@functools.cache
+def _filter() -> str:
+    """The path of the default filter, compiled once for all tests."""
+    path = Path(tempfile.mkdtemp(prefix="batchns-test-")) / "seccomp.bpf"
+    path.write_bytes(compiled(default()))
+    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return str(path)
+
+
 def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: plan, **spec: Any) -> Plan:
     """A plan for a job in `folder`; keyword arguments are JobSpec's, `change` edits the finished plan."""
     name = f"t{_run}-{next(_serial)}"
@@ -49,6 +64,7 @@ def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: pla
         network=NetworkPlan("none"),
         record=str(records / name),
         scratch=1 << 20,
+        seccomp=_filter(),
     )
     return change(build.build(attempt, host_paths=build.host_paths()))
 

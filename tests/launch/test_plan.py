@@ -47,6 +47,7 @@ plans = st.builds(
         number,
     ),
     text,
+    text,
 )
 
 

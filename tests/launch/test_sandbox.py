@@ -234,6 +234,19 @@ def test_binds_are_mapped_and_read_only_where_asked(run, tmp_path):
     assert (data / "file").stat().st_uid == 0
 
 
+def test_a_job_cannot_leave_a_set_uid_file_on_the_host(run, folder):
+    """What it makes in root's folder is root's outside: with the set-uid bit it would be a root shell for everybody."""
+    outcome = run(script="cp /usr/bin/id s; chmod 4755 s; chmod 2755 s; mkdir -m 2755 d; install -m 4755 s t; ls -l s")
+    assert outcome.output.count("Operation not permitted") >= 3
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes["s"] == 0o755
+    assert not [name for name, mode in modes.items() if mode & 0o6000]
+
+
+def test_a_filter_is_in_force(run):
+    assert run(script="grep Seccomp: /proc/self/status").output.split() == ["Seccomp:", "2"]
+
+
 def test_a_set_uid_program_in_a_bind_has_no_effect(run, folder):
     """Binds are nosuid, and devices in them are dead (nodev)."""
     (folder / "id").write_bytes(Path("/usr/bin/id").read_bytes())

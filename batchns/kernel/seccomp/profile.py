@@ -54,12 +54,13 @@ _ARCHITECTURES = {
     "SCMP_ARCH_ARM": "",
     "SCMP_ARCH_S390": "",
 }
+EQ = "SCMP_CMP_EQ"
 MASKED_EQ = "SCMP_CMP_MASKED_EQ"
 COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
     "SCMP_CMP_NE": operator.ne,
     "SCMP_CMP_LT": operator.lt,
     "SCMP_CMP_LE": operator.le,
-    "SCMP_CMP_EQ": operator.eq,
+    EQ: operator.eq,
     "SCMP_CMP_GE": operator.ge,
     "SCMP_CMP_GT": operator.gt,
 }

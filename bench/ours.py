@@ -136,6 +136,7 @@ def _attempt(
         network=network_plan(mode, name, slot.address, EGRESS, INGRESS, 1500),
         record=record,
         scratch=1 << 20,
+        usual_scratch=1 << 20,
     )
 
 

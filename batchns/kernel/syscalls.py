@@ -40,6 +40,9 @@ FSMOUNT_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_CLOEXEC = 1
+FSPICK_EMPTY_PATH = 8
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
 MOUNT_ATTR_NODEV = 0x00000004
@@ -89,6 +92,7 @@ _NR_MOVE_MOUNT = 429
 _NR_FSOPEN = 430
 _NR_FSCONFIG = 431
 _NR_FSMOUNT = 432
+_NR_FSPICK = 433
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
@@ -205,6 +209,18 @@ def fsmount(kind: str, options: tuple[tuple[str, str], ...], attributes: int) ->
             ctypes.c_uint(FSMOUNT_CLOEXEC),
             ctypes.c_uint(attributes),
         )
+    finally:
+        os.close(context)
+
+
+def reconfigure(fd: int, options: tuple[tuple[str, str], ...]) -> None:
+    """Change options of the file system that `fd` refers to: fspick(2), fsconfig(2) for each option."""
+    flags = ctypes.c_uint(FSPICK_CLOEXEC | FSPICK_EMPTY_PATH)
+    context = _syscall("fspick", "", _NR_FSPICK, ctypes.c_int(fd), b"", flags)
+    try:
+        for key, value in options:
+            _fsconfig(f"{key}={value}", context, FSCONFIG_SET_STRING, key.encode(), value.encode())
+        _fsconfig("", context, FSCONFIG_CMD_RECONFIGURE, None, None)
     finally:
         os.close(context)
 

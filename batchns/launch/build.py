@@ -1,7 +1,7 @@
 """From a decision to a launch plan: the pure function between policy and launcher.
 
-The plan's mounts read as the sandbox's checklist: devices, process and system information, what is hidden of it; then
-what is the job's own: memory file systems, and last what it may reach of the host.
+The plan's mounts read as the sandbox's checklist: devices, memory file systems, process and system information, what is
+hidden of it; then what is the job's own, and last what it may reach of the host.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ MASKED = (
     *("/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/tracing"),
 )
 MQUEUE = "/proc/sys/fs/mqueue"
+SCRATCH = ("/tmp", "/var/tmp")
 MAY_MASK = (*READ_ONLY, *MASKED, MQUEUE)  # what `host_paths` is asked about
 
 # A job may not put a bind where it would uncover or replace what the sandbox itself provides.
@@ -65,6 +66,7 @@ class Attempt:
     network: NetworkPlan
     record: str  # path of the exit record
     scratch: int  # bytes
+    usual_scratch: int  # bytes: what the prepared sandboxes have
     seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
     variables: Mapping[str, str] = field(factory=dict)
@@ -75,14 +77,19 @@ def host_paths() -> frozenset[str]:
     return frozenset(path for path in MAY_MASK if os.path.exists(path))
 
 
-def base(host_paths: frozenset[str]) -> Base:
-    """What the sandboxes of this host have in common. `host_paths`: which of `MAY_MASK` exist. Pure."""
+def base(host_paths: frozenset[str], scratch: int) -> Base:
+    """What the sandboxes of this host have in common. Pure.
+
+    `host_paths`: which of `MAY_MASK` exist. `scratch`: the usual size of /tmp in bytes; a job may have another.
+    """
     return Base(
         (
             Mount("dev", "/dev", options=("mode=755", "size=64k")),
             Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666")),
             Mount("tmpfs", "/dev/shm", options=("mode=1777",)),
             *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
+            *(Mount("tmpfs", path, options=("mode=1777", f"size={scratch}")) for path in SCRATCH),
+            Mount("tmpfs", "/run", options=("mode=1777", "size=16m")),
             Mount("proc", "/proc"),
             Mount("sysfs", "/sys", options=("ro",)),
             *(Mount("readonly", path) for path in READ_ONLY if path in host_paths),
@@ -106,7 +113,7 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         attempt=attempt.name,
         ahead=attempt.ahead,
         hostname=_hostname(spec.name),
-        base=base(host_paths),
+        base=base(host_paths, attempt.usual_scratch),
         cgroup=attempt.cgroup,
         network=attempt.network,
         mounts=_mounts(attempt),
@@ -119,13 +126,10 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
 
 
 def _mounts(attempt: Attempt) -> tuple[Mount, ...]:
-    """What is this job's own: memory file systems that it may fill up to a size, and what it reaches of the host."""
-    owner = attempt.slot.id_start
-    owned = (f"uid={owner}", f"gid={owner}")
+    """What is this job's own: the size of its memory file systems, and what it reaches of the host."""
+    other_size = attempt.scratch != attempt.usual_scratch
     return (
-        Mount("tmpfs", "/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
-        Mount("tmpfs", "/var/tmp", options=("mode=1777", f"size={attempt.scratch}", *owned)),
-        Mount("tmpfs", "/run", options=("mode=755", "size=16m", *owned)),
+        *(Mount("resize", path, options=(f"size={attempt.scratch}",)) for path in SCRATCH if other_size),
         *(_bind(bind) for bind in _binds(attempt.spec)),
     )
 

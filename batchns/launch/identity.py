@@ -42,9 +42,7 @@ def lock_capabilities() -> None:
     sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def start_command(
-    credentials: Credentials, command: Command, descriptors: tuple[int, int, int], program: bytes
-) -> int:
+def start_command(credentials: Credentials, command: Command, descriptors: tuple[int, int, int], program: bytes) -> int:
     """Start the command with its own identity, in its working folder, in a session of its own: its pid.
 
     `program`: the seccomp filter (b"" for none), under which init lives from here on, too. On return init is what it

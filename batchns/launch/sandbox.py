@@ -141,6 +141,14 @@ def _tmpfs(root: Root, mount: Mount) -> None:
     _attach(root, sys.fsmount("tmpfs", _pairs(mount.options), attributes), mount.target)
 
 
+def _resize(root: Root, mount: Mount) -> None:
+    place = _open(root, mount.target)
+    try:
+        sys.reconfigure(place, _pairs(mount.options))
+    finally:
+        os.close(place)
+
+
 def _dev(root: Root, mount: Mount) -> None:
     fd = sys.fsmount("tmpfs", _pairs(mount.options), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC)
     place = _open(root, mount.target)
@@ -205,6 +213,7 @@ OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
     "dev": _dev,
     "devpts": _devpts,
     "tmpfs": _tmpfs,
+    "resize": _resize,
     "mqueue": _kernel_file_system,
     "proc": _kernel_file_system,
     "sysfs": _kernel_file_system,

@@ -124,6 +124,7 @@ class Preparer:
             ),
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
+            usual_scratch=self.config.defaults.scratch,
             seccomp=self.seccomp,
             ahead=attempt.ahead,
             variables=variables(job, attempt.placement),

@@ -59,7 +59,7 @@ async def open_supervisor(
         paths = host_paths()
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
             name = runs.attempt_name(serial)
-            await launcher.prepare(name, base(paths), driver.plan(name, Limits()).into)
+            await launcher.prepare(name, base(paths, config.defaults.scratch), driver.plan(name, Limits()).into)
         firewall = Firewall(run_folder=config.paths.run, pool=config.network.pool, nat=config.network.nat)
         stack.callback(firewall.leave)
         # Both take their time, in which the launcher prepares the first sandboxes.

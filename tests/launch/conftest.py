@@ -64,6 +64,7 @@ def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: pla
         network=NetworkPlan("none"),
         record=str(records / name),
         scratch=1 << 20,
+        usual_scratch=1 << 30,
         seccomp=_filter(),
     )
     return change(build.build(attempt, host_paths=build.host_paths()))

@@ -67,6 +67,7 @@ def attempt(**spec) -> build.Attempt:
         network=NetworkPlan("none"),
         record="/run/x",
         scratch=1 << 30,
+        usual_scratch=1 << 20,
         variables={"BATCHNS_JOB_ID": "7"},
     )
 
@@ -81,6 +82,12 @@ def test_the_same_attempt_gives_the_same_plan():
 def test_every_mount_is_an_operation_that_the_sandbox_knows():
     plan = build.build(attempt(), host_paths=ALL)
     assert {mount.kind for mount in (*plan.base.mounts, *plan.mounts)} == set(OPERATIONS)
+
+
+def test_a_job_with_the_usual_scratch_has_nothing_to_resize():
+    usual = evolve(attempt(), scratch=1 << 20)
+    assert [m.kind for m in build.build(usual, host_paths=ALL).mounts] == ["bind"]
+    assert [m.target for m in build.build(attempt(), host_paths=ALL).mounts[:2]] == ["/tmp", "/var/tmp"]
 
 
 def test_only_what_the_host_has_is_masked():

@@ -40,6 +40,7 @@ LIGHT = {
     "batchns.launch.launcher",
     "batchns.launch.sandbox",
     "batchns.launch.init",
+    "batchns.launch.identity",
     "batchns.launch.plan",
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
@@ -47,6 +48,8 @@ LIGHT = {
     "batchns.kernel.network.link",
     "batchns.kernel.network.netlink",
     "batchns.kernel.network.types",
+    "batchns.kernel.seccomp.load",
+    "batchns.kernel.userns",
 }
 
 

@@ -26,8 +26,8 @@ _SPAWN = 0x4111  # CLONE_VM | CLONE_VFORK | SIGCHLD: what posix_spawn(3) gives t
 
 # What a job's init, a Python process, calls after the filter is loaded; in clone's first argument are its flags.
 _NEEDED = """brk capset chdir clock_gettime close close_range dup2 execve exit_group fcntl futex getpid getrandom ioctl
-    kill lseek madvise mmap mprotect mremap munmap newfstatat openat prctl prlimit64 read rt_sigaction rt_sigprocmask
-    rt_sigreturn rt_sigtimedwait sendto setresgid setresuid setsid umask wait4 write"""
+    kill lseek madvise mmap mprotect mremap munmap newfstatat openat prctl prlimit64 pwrite64 read rt_sigaction
+    rt_sigprocmask rt_sigreturn rt_sigtimedwait sendto setresgid setresuid setsid umask wait4 write"""
 INIT_NEEDS: Mapping[str, tuple[int, ...]] = dict.fromkeys(_NEEDED.split(), ()) | {"clone": (_SPAWN,)}
 
 _ALL_BITS = 2**64 - 1

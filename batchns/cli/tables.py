@@ -22,6 +22,7 @@ from batchns.model.result import JobResult
 from batchns.units import format_duration, format_size, printable
 
 PIPE_WIDTH = 80  # columns where there is no terminal to ask
+LONGEST_TABLE = 200  # rows; laying one out takes a millisecond
 NAME_WIDTH = 18  # a longer name is shortened where there is no room for it
 REASON_WIDTH = 14  # a reason column narrower than this says nothing: it is left out
 
@@ -155,13 +156,17 @@ def _listed(ids: Sequence[str]) -> str:
 def print_results(console: Console, results: Sequence[JobResult], elapsed: float) -> None:
     """The table; each failure and retry in full, with where its stderr is; limits that are not in force; the summary.
 
-    `elapsed` in seconds, of the whole run.
+    Of more results than a person reads, those are shown that did not complete. `elapsed` in seconds, of the whole run.
     """
-    if results:
-        _print_trimmed(console, result_table(results, console.width))
+    rows, left_out = _worth_a_row(results)
+    if rows:
+        _print_trimmed(console, result_table(rows, console.width))
+        console.print()
+    if left_out:
+        console.print(Text(f"{left_out} more jobs have no row here: --json has every job", "dim"), soft_wrap=True)
         console.print()
     told = [result for result in results if result.state is not State.COMPLETED or result.attempts > 1]
-    for result in told:
+    for result in told[:LONGEST_TABLE]:
         head = Text.assemble(
             (f"{printable(result.job_id)} {printable(result.name)}: ", "bold"),
             (result.state.value, STYLES[result.state]),
@@ -180,6 +185,14 @@ def print_results(console: Console, results: Sequence[JobResult], elapsed: float
     if notes:
         console.print()
     console.print(Text(summary(results, elapsed), "bold"))
+
+
+def _worth_a_row(results: Sequence[JobResult]) -> tuple[Sequence[JobResult], int]:
+    """The results to show, in their order, and the number of those that are left out."""
+    if len(results) <= LONGEST_TABLE:
+        return results, 0
+    shown = [result for result in results if result.state is not State.COMPLETED][:LONGEST_TABLE]
+    return shown, len(results) - len(shown)
 
 
 def _details(result: JobResult) -> str:

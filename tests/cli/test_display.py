@@ -381,3 +381,13 @@ class TestJson:
     def test_what_is_not_known_is_null(self) -> None:
         record = json.loads(result_to_json(JobResult(job_id="1", name="x", state=State.FAILED)))
         assert record["cpu_seconds"] is None and record["io_read_bytes"] is None
+
+
+def test_of_many_results_those_that_did_not_complete_have_rows_and_the_rest_is_counted() -> None:
+    many = [JobResult(job_id=f"9_{task}", name="sweep", state=State.COMPLETED, exit_code=0) for task in range(10_000)]
+    many[7000] = JobResult(job_id="9_7000", name="sweep", state=State.FAILED, exit_code=3, reason="exit code 3")
+    lines = printed(many).splitlines()
+    assert len(lines) < 15
+    assert any(line.startswith("9_7000") for line in lines)
+    assert "9999 more jobs have no row here: --json has every job" in lines
+    assert lines[-1].startswith("10000 jobs: 9999 completed, 1 failed")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from batchns.kernel import syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
+from batchns.kernel.network.firewall import problems
 from batchns.kernel.probe_cgroups import block_weights, cgroups, swap_accounting
 
 
@@ -25,6 +26,7 @@ def probe(place: Place) -> list[Fact]:
         *namespaces(),
         *id_maps(place),
         *network(),
+        *other_firewalls(place, problems),
         tried(
             "seccomp",
             trial.attempt(trial.seccomp),
@@ -167,6 +169,21 @@ def network() -> Iterator[Fact]:
         )
         return
     yield tried("nftables", trial.attempt(trial.nftables), meaning, "modprobe -a nf_tables nft_chain_nat nft_masq")
+
+
+def other_firewalls(place: Place, find: Callable[[], list[str]]) -> Iterator[Fact]:
+    """Rules of others that would drop what jobs send. `find` names them; only root may look."""
+    if not place.root or shutil.which("nft") is None:
+        return
+    for problem in find():
+        found, _, hint = problem.partition(" - ")
+        yield Fact(
+            name="firewalls",
+            status=Status.LIMITED,
+            found=found,
+            meaning='jobs with network mode "private" do not reach the outside',
+            hint=hint,
+        )
 
 
 def pressure(place: Place) -> Fact:

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from batchns.kernel import trial
 from batchns.kernel.facts import Fact, Place, Status
-from batchns.kernel.probe import capabilities, kernel, probe, usable
+from batchns.kernel.probe import capabilities, kernel, other_firewalls, probe, usable
 from batchns.kernel.probe_cgroups import block_weights, cgroups, hierarchies, mode, swap_accounting
 
 V1 = "32 31 0:29 / {root}/cpu rw - cgroup cgroup rw,cpu\n33 31 0:30 / {root}/memory rw - cgroup cgroup rw,memory\n"
@@ -213,3 +214,16 @@ class TestTrials:
         assert trial.attempt(trial.nftables).ok
         rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
         assert "batchns-probe" not in rules
+
+
+def test_a_firewall_that_drops_what_jobs_send_is_a_fact_with_what_to_type(tmp_path: Path) -> None:
+    place = Place(folder=tmp_path, uid=0)
+    (fact,) = other_firewalls(place, lambda: ["table ip filter drops what is forwarded - nft add rule ..."])
+    assert (fact.status, fact.found, fact.hint) == (
+        Status.LIMITED,
+        "table ip filter drops what is forwarded",
+        "nft add rule ...",
+    )
+    assert not fact.needed
+    assert list(other_firewalls(place, list)) == []
+    assert list(other_firewalls(evolve(place, uid=1000), lambda: ["never asked - x"])) == []

@@ -207,7 +207,9 @@ class Launcher:
         job.values = actions.apply(plan.cgroup, there=job.into)
         record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(record, 0, _RECORD_BYTES)  # a full file system must not cost an exit status
+            # A file system that is full later must not cost an exit status. Written, not allocated: what is deleted
+            # before it reached the disk costs nothing there.
+            os.write(record, bytes(_RECORD_BYTES))
             stdin, stdout, stderr = fds
             with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
                 socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
@@ -305,11 +307,6 @@ class Launcher:
         self._close_status(job)
         plan = job.plan
         left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
-        if plan and plan.network.mode == "private":
-            try:
-                link.free_address(plan.network)
-            except (StepError, OSError) as error:
-                left.append(str(error))
         if job.netns >= 0:
             os.close(job.netns)
         if plan:

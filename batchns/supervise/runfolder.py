@@ -39,7 +39,7 @@ RUN_ID = re.compile(rb"[0-9a-z]{5}")
 NOT_PLAIN = (EINVAL, EISDIR, ELOOP, ENXIO)  # what `open_plain` says
 _BOUND = 64  # bytes, more than any file that is read here has
 # A slot rests before it is used again: the kernel takes a moment to remove the last holder's link and addresses.
-_RESTING = 8
+_RESTING = 32
 _TRIES = 10  # of making the run's folder: another run's sweep may take it for a dead one's while it is made
 _LOCK_SECONDS = 10.0  # the counter is locked for one read and write
 _LARGEST_ID = 10**15

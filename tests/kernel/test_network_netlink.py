@@ -119,7 +119,7 @@ def test_a_refusal_names_operation_object_and_errno_and_the_kernels_own_words() 
 def test_a_socket_is_usable_after_a_refusal_and_big_batches_are_answered_one_by_one() -> None:
     with Socket() as sock:
         with pytest.raises(StepError):
-            sock.exchange([messages.get_link("nobody", statistics=False)])
+            sock.exchange([messages.get_link("nobody")])
         addresses = [f"198.51.100.{last}" for last in range(1, 101)]
         assert sock.exchange([messages.new_address(address, 1) for address in addresses]) == [b""] * 100
     with IPRoute() as ipr:

@@ -26,7 +26,7 @@ from batchns.kernel.network.netlink import (
 
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR = 20
-_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTM_NEWROUTE = 24
 _RTM_NEWNEIGH = 28
 _RTM_NEWQDISC, _RTM_GETQDISC = 36, 38
 
@@ -37,7 +37,7 @@ _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, index, state, f
 _TRAFFIC = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
-_IFLA_STATS64, _IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 23, 26, 28, 29
+_IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 26, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _IFLA_INET_CONF = 1
@@ -50,7 +50,7 @@ _IFF_UP = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
-_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
+_SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
 _TC_H_ROOT = 0xFFFFFFFF
@@ -58,7 +58,6 @@ _TCA_KIND, _TCA_OPTIONS = 1, 2
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
 _INET = socket.AF_INET
-_STATISTICS = struct.Struct("=QQQQ")  # the head of struct rtnl_link_stats64: packets in, out, bytes in, out
 
 
 def new_veth(host_name: str, host_mac: str, job_name: str, job_mac: str, *, mtu: int, namespace: int) -> Request:
@@ -77,23 +76,15 @@ def _link_attributes(name: str, mac: str, mtu: int) -> bytes:
     return text(_IFLA_IFNAME, name) + attribute(_IFLA_ADDRESS, _mac(mac)) + number(_IFLA_MTU, mtu)
 
 
-def get_link(name: str, *, statistics: bool) -> Request:
-    """Ask for one link; answered with what `index` and `transferred` read."""
-    mask = 0 if statistics else _RTEXT_FILTER_SKIP_STATS
-    body = _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + number(_IFLA_EXT_MASK, mask)
+def get_link(name: str) -> Request:
+    """Ask for one link, without its statistics; answered with what `index` reads."""
+    body = _LINK.pack(0, 0, 0, 0, 0) + text(_IFLA_IFNAME, name) + number(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
     return Request("look at the link", name, _RTM_GETLINK, 0, body)
 
 
 def index(answer: bytes) -> int:
     """The interface index in an answer to `get_link`."""
     return int(_LINK.unpack_from(answer)[2])
-
-
-def transferred(answer: bytes) -> tuple[int, int]:
-    """(bytes received, bytes sent) by the link, from an answer to `get_link` with statistics."""
-    found = dict(attributes(answer[_LINK.size :]))
-    _, _, received, sent = _STATISTICS.unpack_from(found[_IFLA_STATS64])
-    return received, sent
 
 
 def link_up(name: str, link: int) -> Request:
@@ -140,13 +131,6 @@ def new_route(destination: str, link: int, *, via: str = "") -> Request:
     if via:
         body += attribute(_RTA_GATEWAY, socket.inet_aton(via))
     return Request("add the route", destination, _RTM_NEWROUTE, _NEW, body + number(_RTA_OIF, link))
-
-
-def delete_route(destination: str, link: int) -> Request:
-    """The route to this one address on this link."""
-    body = _ROUTE.pack(_INET, 32, 0, 0, _RT_TABLE_MAIN, 0, _SCOPE_NOWHERE, 0, 0)
-    body += attribute(_RTA_DST, socket.inet_aton(destination))
-    return Request("delete the route", destination, _RTM_DELROUTE, 0, body + number(_RTA_OIF, link))
 
 
 def new_neighbour(address: str, mac: str, link: int) -> Request:

@@ -10,7 +10,6 @@ Little is imported (os, socket, struct, the syscall layer): the launcher carries
 
 from __future__ import annotations
 
-import errno
 import os
 
 from batchns.errors import StepError

@@ -15,7 +15,7 @@ from batchns.kernel.network.types import Shapers
 pytestmark = pytest.mark.kernel
 
 MBIT = 1_000_000
-RATES = [10, 50] if slow_kernel() else [10, 100, 500]
+RATES = [10, 20] if slow_kernel() else [10, 100, 500]
 PORT = 5001
 RAMP, WINDOW = 1.5, 2.0
 

@@ -72,6 +72,7 @@ class Launcher:
         self._answers: deque[bytes] = deque()
         self._idmaps: dict[userns.Ids, int] = {}
         self._open = True
+        self._stalled = False  # the client's socket is full: answers wait
 
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
@@ -132,13 +133,15 @@ class Launcher:
             try:
                 self._client.send(self._answers[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
+                self._stalled = True
                 self._poll.modify(self._client.fileno(), select.EPOLLIN | select.EPOLLOUT)
                 return
             except (BrokenPipeError, ConnectionResetError):
                 self._answers.clear()
                 return
             self._answers.popleft()
-        if self._open:
+        if self._stalled:
+            self._stalled = False
             self._poll.modify(self._client.fileno(), select.EPOLLIN)
 
     def _signal(self, attempt: str, number: int) -> None:

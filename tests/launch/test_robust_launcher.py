@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import trio
 
 from batchns.errors import StepError
 from batchns.kernel.cgroups.interface import Write
+from batchns.launch.launcher import Job, Launcher
+from batchns.launch.plan import Base
 
 from .conftest import in_launcher, make_plan, run_plan
 
@@ -202,3 +206,18 @@ def test_the_callers_keys_are_not_the_jobs(folder):
     plan = make_plan(folder, command=("/usr/bin/python3", "-c", program))
     outcome = in_launcher(lambda launcher: run_plan(launcher, plan))
     assert outcome.output == "-1\n"
+
+
+def test_a_client_that_does_not_read_gets_every_answer_when_it_does():
+    """Answers wait when its socket is full, in their order, and nothing else of the launcher does."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        launcher = Launcher(theirs)
+        launcher._watch(theirs.fileno(), launcher._request)
+        for number in range(2000):
+            launcher._answer("ended", Job(f"abcde-{number}", Base(), ""), text="x" * 1000)
+        got = []
+        while len(got) < 2000:
+            got.append(json.loads(ours.recv(1 << 16))["attempt"])
+            launcher._request()  # as the poll loop does when the socket is writable again
+    assert got == [f"abcde-{number}" for number in range(2000)]

@@ -77,6 +77,8 @@ class Launcher:
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
         self._watch(self._client.fileno(), self._request)
+        mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._watch(mounts, self._mounts_changed, select.EPOLLPRI)  # proc_pid_mountinfo(5)
         while self._open or self._jobs:
             for fd, _ in self._poll.poll():
                 handler = self._handlers.get(fd)
@@ -160,6 +162,11 @@ class Launcher:
             # What goes wrong here goes wrong once more when the attempt is launched, and is told then.
             with suppress(StepError, OSError):
                 self._bear(attempt, base, into)
+
+    def _mounts_changed(self) -> None:
+        """Prepared sandboxes have the mounts of their time: where the host keeps its own private, none comes later."""
+        for job in [job for job in self._jobs.values() if job.plan is None]:
+            self._discard(job)
 
     def _bear(self, attempt: str, base: Base, into: str) -> Job:
         """Clone an init, which begins with the base and then waits for its plan."""
@@ -335,9 +342,9 @@ class Launcher:
             os.close(self._idmaps.pop(next(iter(self._idmaps))))
         return fd
 
-    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+    def _watch(self, fd: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
         self._handlers[fd] = handler
-        self._poll.register(fd, select.EPOLLIN)
+        self._poll.register(fd, events)
 
     def _unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None):

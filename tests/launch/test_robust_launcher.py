@@ -180,6 +180,28 @@ def test_a_prepared_sandbox_is_used_and_one_that_does_not_fit_is_not(folder):
     assert in_launcher(work) == [3, 4]
 
 
+def test_a_file_system_that_is_mounted_later_is_there_for_the_next_job(folder):
+    """Also where the host's mounts are private, and a sandbox had been prepared before."""
+    plan = make_plan(folder, script="cat late/file")
+    (folder / "late").mkdir()
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    try:
+        subprocess.run(["mount", "--make-private", str(folder)], check=True)
+
+        async def work(launcher):
+            await launcher.prepare(plan.attempt, plan.base, "")
+            await waiting_inits(1)
+            await trio.sleep(0.2)  # it has built its root by now
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(folder / "late")], check=True)
+            (folder / "late" / "file").write_text("here")
+            await waiting_inits(0)
+            return await run_plan(launcher, plan)
+
+        assert in_launcher(work).output == "here"
+    finally:
+        subprocess.run(["umount", "-R", str(folder)], check=True)
+
+
 def test_a_sandbox_that_nobody_uses_ends_with_the_launcher(folder):
     plan = make_plan(folder, command=("true",))
 

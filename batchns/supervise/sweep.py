@@ -109,9 +109,12 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """The folder of a run that was killed before it had its lock. A living run needs it without for microseconds."""
+    """The folder of a run that was killed before it had its lock, or while it removed itself.
+
+    A living run needs it without a lock for microseconds.
+    """
     with suppress(FileNotFoundError):
-        if folder.name.startswith("making-") and time.time() - folder.stat().st_mtime > _UNFINISHED:
+        if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime > _UNFINISHED:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -119,13 +119,15 @@ def test_what_only_looks_like_a_run_does_not_stop_the_sweep(config: Config) -> N
     assert sweep_all(config) == []
 
 
-def test_the_folder_of_a_run_that_was_killed_before_its_lock_is_swept_after_a_while(config: Config) -> None:
+@pytest.mark.parametrize("kind", ["making", "run"])
+def test_the_folder_of_a_run_that_was_killed_without_its_lock_is_swept_after_a_while(config: Config, kind: str) -> None:
+    """Before it had one, or when it was removing itself."""
     base = Path(config.paths.run)
-    for name in ("making-aaaaa", "making-bbbbb"):
+    for name in (f"{kind}-aaaaa", f"{kind}-bbbbb"):
         (base / name).mkdir(parents=True)
-    os.utime(base / "making-aaaaa", (0, 0))
+    os.utime(base / f"{kind}-aaaaa", (0, 0))
     assert sweep_all(config) == []
-    assert [path.name for path in base.iterdir()] == ["making-bbbbb"]
+    assert [path.name for path in base.iterdir()] == [f"{kind}-bbbbb"]
 
 
 def test_a_run_folder_that_cannot_be_swept_is_an_error_that_says_so(config: Config) -> None:

@@ -277,11 +277,14 @@ class Supervisor:
             sent, received = ended.network
             usage = evolve(usage, net_sent_bytes=sent, net_received_bytes=received)
         outcome = of_end(job, ended, usage, self._accounts[job.id].asked_to_end)
+        told = [outcome.reason] if outcome.reason else []
+        if ended.unread:
+            told.append(f"usage is not complete: {ended.unread}")
         if ended.left:  # what could not be removed may still use the slot's address and ids: it stays taken
-            told = [outcome.reason] if outcome.reason else []
-            outcome = evolve(outcome, reason="; ".join([*told, f"left behind: {', '.join(ended.left)}"]))
+            told.append(f"left behind: {', '.join(ended.left)}")
         else:
             self._preparer.give_back(attempt)
+        outcome = evolve(outcome, reason="; ".join(told))
         self._finish(attempt, outcome, usage)
 
     def _stop(self, job_id: str, cause: Cause, now: float) -> None:

@@ -46,6 +46,7 @@ class Behaviour:
     dies: bool = True  # when it is killed
     reported: bool = True  # the launcher tells of its end
     left: tuple[str, ...] = ()
+    unread: str = ""
 
     def killed_in_launch(self) -> Behaviour:
         """The same, with an init that can be killed."""
@@ -145,6 +146,7 @@ class FakeLauncher:
             signal=signum,
             cgroup_texts={"oom": str(behaviour.oom_kills)},
             network=Counters(11, 22),
+            unread=behaviour.unread,
             left=behaviour.left,
         )
 

@@ -250,6 +250,12 @@ def test_a_launch_that_hangs_does_not_hold_up_an_interrupt(tmp_path: Path) -> No
     assert len(here.runs.taken) == 1
 
 
+def test_usage_that_could_not_be_read_is_said_in_the_result(tmp_path: Path) -> None:
+    here = bench(tmp_path, {"job": Behaviour(unread="cpu.stat: Input/output error")})
+    result = here.run([spec(tmp_path)])["7"]
+    assert (result.state, result.reason) == (S.COMPLETED, "usage is not complete: cpu.stat: Input/output error")
+
+
 def test_what_a_job_leaves_behind_is_said_and_its_slot_kept(tmp_path: Path) -> None:
     here = bench(tmp_path, {"job": Behaviour(exit_code=2, left=("/cg/abcde-0",))})
     assert here.run([spec(tmp_path)])["7"].reason == "exit code 2; left behind: /cg/abcde-0"

@@ -28,6 +28,7 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_INTO_CGROUP = 0x200000000
 
 # include/uapi/linux/mount.h
@@ -68,6 +69,7 @@ RESOLVE_IN_ROOT = 0x10
 # include/uapi/linux/prctl.h, securebits.h, capability.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
@@ -116,14 +118,17 @@ def clone3(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     """Fork with new namespaces: (pid, pidfd) in the parent, (0, -1) in the child. clone3(2).
 
     `cgroup` is a descriptor of a cgroup v2 directory that the child is born in (with CLONE_INTO_CGROUP, which this
-    function adds). Python's fork hooks do not run: call it from a single-threaded process only.
+    function adds). Python's fork hooks do not run: call it from a single-threaded process only. With CLONE_PARENT the
+    child is a child of the caller's parent.
     """
     pidfd = ctypes.c_int(-1)
     if cgroup >= 0:
         flags |= CLONE_INTO_CGROUP
     # struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     # set_tid_size, cgroup
-    args = struct.pack("=11Q", flags | CLONE_PIDFD, ctypes.addressof(pidfd), 0, 0, 17, 0, 0, 0, 0, 0, max(cgroup, 0))
+    exit_signal = 0 if flags & CLONE_PARENT else 17  # the kernel takes the caller's own
+    pointer = ctypes.addressof(pidfd)
+    args = struct.pack("=11Q", flags | CLONE_PIDFD, pointer, 0, 0, exit_signal, 0, 0, 0, 0, 0, max(cgroup, 0))
     pid = _syscall("clone3", "", _NR_CLONE3, args, ctypes.c_size_t(len(args)))
     return (pid, pidfd.value) if pid else (0, -1)
 
@@ -253,6 +258,12 @@ def prctl(option: int, value: int) -> None:
     zero = ctypes.c_ulong(0)
     if _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) < 0:
         raise _fail(f"prctl({option}, {value})")
+
+
+def set_name(name: str) -> None:
+    """What ps and top call this process: at most 15 letters. prctl(2), PR_SET_NAME."""
+    if _libc.prctl(ctypes.c_int(PR_SET_NAME), name.encode()) < 0:
+        raise _fail("prctl(PR_SET_NAME)")
 
 
 def set_capabilities(mask: int) -> None:

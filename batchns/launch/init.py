@@ -52,7 +52,8 @@ def main(base: Base, status: socket.socket) -> NoReturn:
     """The process's whole life. `status` is the only descriptor of the launcher's that it keeps. Never returns."""
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        _close_others(status.fileno())
+        sys.set_name("batchns-init")
+        close_others(status.fileno())
         _live(base, status)
     except StepError as error:
         _report(status, error)
@@ -182,8 +183,8 @@ def _step(name: str, operation: Callable[P, T], *args: P.args, **options: P.kwar
         raise StepError(name, str(error.filename or error.strerror or ""), error.errno or 0) from None
 
 
-def _close_others(kept: int) -> None:
-    """Close every descriptor but one: other jobs' sockets, records and namespaces among them."""
+def close_others(kept: int) -> None:
+    """Close every descriptor but `kept`: other jobs' sockets, records and namespaces among them."""
     if kept > 3:
         sys.close_range(3, kept - 1)
     sys.close_range(kept + 1, 0xFFFFFFFF)

@@ -6,7 +6,8 @@
 4. When its client is gone it kills what it started, cleans up, and ends.
 
 A sandbox can be prepared before its job is known (`init.main`); it waits under the name of the attempt that will use
-it, because a cgroup v2 is joined cheaply only by being born in it.
+it, because a cgroup v2 is joined cheaply only by being born in it. The zygote forks it: it is born a little later than
+it is asked for, and may be sent its plan before.
 
 Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"P" + JSON [attempt, base, cgroup v2 directory];
 b"L" + plan with the descriptors stdin, stdout and stderr; b"S" + JSON [attempt, signal].
@@ -34,13 +35,17 @@ from batchns.kernel import syscalls, userns
 from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
-from batchns.launch import init
+from batchns.launch import init, zygote
 from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
-_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
 _IDMAPS_KEPT = 64
 _PREPARED_AT_MOST = 8
+_UNBORN_AT_MOST = 64  # so many answers fit into the zygote's socket with room to spare
+_SETTLED = 0.1  # seconds: what was asked for so long before a mount was noticed was made before that mount
+# The next sandbox is prepared when a job has ended, or so long after it began: whoever waits for the end of a short one
+# is not to wait for that, too.
+_PREPARE_AFTER = 0.003  # seconds
 _RECORD_BYTES = 64
 _NO_RECORD = {"exit_code": None, "signal": None}
 
@@ -54,7 +59,8 @@ class Job:
         self.into = into  # the cgroup v2 directory that its init is born in, "" for none
         self.plan: Plan | None = None
         self.asked = 0.0
-        self.pid = 0
+        self.born_at = time.monotonic()  # when it was asked for
+        self.pid = 0  # until it is born
         self.pidfd = -1
         self.status: socket.socket | None = None
         self.netns = -1
@@ -66,7 +72,13 @@ class Job:
 class Launcher:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
+        self._zygote, self._zygote_pid = zygote.start()
         self._jobs: dict[str, Job] = {}
+        self._unborn: deque[Job] = deque()  # in the order in which the zygote was asked for them
+        self._due: dict[str, tuple[float, Base, str]] = {}  # sandboxes to prepare, and when
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounts_known = _read_whole(self._mounts)
+        self._mounts_moved = 0.0  # when a change was noticed that has not been looked at
         self._handlers: dict[int, Callable[[], None]] = {}
         self._poll = select.epoll()
         self._answers: deque[bytes] = deque()
@@ -77,13 +89,30 @@ class Launcher:
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
         self._watch(self._client.fileno(), self._request)
-        mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._watch(mounts, self._mounts_changed, select.EPOLLPRI)  # proc_pid_mountinfo(5)
+        self._watch(self._zygote.fileno(), self._born)
+        self._watch(self._mounts, self._mounts_changed, select.EPOLLPRI)  # proc_pid_mountinfo(5)
         while self._open or self._jobs:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(self._pause()):
                 handler = self._handlers.get(fd)
                 if handler:
                     handler()
+            self._do_what_is_due()
+        self._end_zygote()
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due, None for nothing."""
+        times = [when for when, _, _ in self._due.values()]
+        if self._mounts_moved:
+            times.append(self._mounts_moved + _SETTLED)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._mounts_moved and now >= self._mounts_moved + _SETTLED:
+            self._look_at_mounts()
+        for attempt in [attempt for attempt, (when, _, _) in self._due.items() if when <= now]:
+            _, base, into = self._due.pop(attempt)
+            self._prepare(attempt, base, into)
 
     # -- the client ----------------------------------------------------------------------------------------------
 
@@ -116,7 +145,10 @@ class Launcher:
 
     def _client_gone(self) -> None:
         self._open = False
+        self._due.clear()
         self._unwatch(self._client.fileno())
+        while self._unborn:
+            self._born()
         for job in self._jobs.values():
             if job.plan is not None:
                 _thaw(job.plan)
@@ -148,7 +180,7 @@ class Launcher:
 
     def _signal(self, attempt: str, number: int) -> None:
         job = self._jobs.get(attempt)
-        if job is not None:
+        if job is not None and self._is_born(job):
             signal.pidfd_send_signal(job.pidfd, number)
 
     # -- a job's way ---------------------------------------------------------------------------------------------
@@ -165,31 +197,84 @@ class Launcher:
 
     def _mounts_changed(self) -> None:
         """Prepared sandboxes have the mounts of their time: where the host keeps its own private, none comes later."""
+        self._mounts_moved = self._mounts_moved or time.monotonic()
+
+    def _look_at_mounts(self) -> None:
+        """Give up the prepared sandboxes that do not have the host's mounts as they are now.
+
+        A mount that has come and gone again, as other container tools make them, leaves those that are older than it.
+        """
+        moved, self._mounts_moved = self._mounts_moved, 0.0
+        known, self._mounts_known = self._mounts_known, _read_whole(self._mounts)
         for job in [job for job in self._jobs.values() if job.plan is None]:
-            self._discard(job)
+            if known != self._mounts_known or job.born_at > moved - _SETTLED:
+                self._discard(job)
 
     def _bear(self, attempt: str, base: Base, into: str) -> Job:
-        """Clone an init, which begins with the base and then waits for its plan."""
+        """Ask for an init, which begins with the base and then waits for its plan."""
+        if len(self._unborn) >= _UNBORN_AT_MOST:
+            self._born()
         job = Job(attempt, base, into)
         with ExitStack() as acquired, ExitStack() as passing:
-            cgroup = -1
-            if into:
-                cgroup = _make_cgroup(into, acquired, passing)
+            cgroup = _make_cgroup(into, acquired, passing) if into else -1
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             acquired.callback(mine.close)
             passing.callback(theirs.close)
-            job.pid, job.pidfd = syscalls.clone3(_NAMESPACES, cgroup=cgroup)
-            if job.pid == 0:
-                init.main(base, theirs)
+            try:
+                zygote.ask(self._zygote, base, theirs.fileno(), cgroup)
+            except (BrokenPipeError, ConnectionResetError):
+                self._new_zygote()
+                zygote.ask(self._zygote, base, theirs.fileno(), cgroup)
             acquired.pop_all()
         mine.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
         job.status = mine
         self._jobs[attempt] = job
+        self._unborn.append(job)
         self._watch(mine.fileno(), lambda: self._status(job))
-        self._watch(job.pidfd, lambda: self._gone(job))
         return job
 
+    def _born(self) -> None:
+        """The next answer of the zygote, which is on its way."""
+        try:
+            pid, pidfd = zygote.born(self._zygote)
+        except EOFError:
+            self._new_zygote()
+        except StepError as error:
+            self._never_born(self._unborn.popleft(), error)
+        else:
+            job = self._unborn.popleft()
+            job.pid, job.pidfd = pid, pidfd
+            self._watch(pidfd, lambda: self._gone(job))
+
+    def _never_born(self, job: Job, error: StepError) -> None:
+        job.failure = job.failure or error.with_traceback(None)
+        self._release(job)
+        if job.plan is not None:
+            self._answer_failure(job)
+
+    def _new_zygote(self) -> None:
+        """Something has ended the zygote: what waited for it fails, what runs goes on."""
+        self._unwatch(self._zygote.fileno())
+        self._end_zygote()
+        self._zygote, self._zygote_pid = zygote.start()
+        self._watch(self._zygote.fileno(), self._born)
+        while self._unborn:
+            self._never_born(self._unborn.popleft(), StepError("clone3", "", 0, "the zygote was killed: try again"))
+
+    def _end_zygote(self) -> None:
+        self._zygote.close()
+        os.waitpid(self._zygote_pid, 0)
+
+    def _is_born(self, job: Job) -> bool:
+        """Wait for the job's init, if need be; False where there is none and it has been told."""
+        while job in self._unborn:
+            self._born()
+        return job.pid > 0
+
     def _launch(self, plan: Plan, message: bytes, fds: list[int]) -> None:
+        if self._mounts_moved:
+            self._look_at_mounts()
+        self._due.pop(plan.attempt, None)
         job = self._jobs.get(plan.attempt)
         if job is not None and job.plan is not None:
             return  # an attempt is launched once, however often it is asked for
@@ -229,13 +314,15 @@ class Launcher:
     def _fail(self, job: Job, error: StepError) -> None:
         """The job cannot start: the first reason counts, and is told when its init is gone."""
         job.failure = job.failure or error.with_traceback(None)  # whose frames hold the job: nothing collects cycles
-        signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+        if self._is_born(job):
+            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _discard(self, job: Job) -> None:
         """End a prepared sandbox that does not fit. It waits for a plan and holds nothing: it ends at once."""
-        signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
-        os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
-        self._release(job)
+        if self._is_born(job):
+            signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
+            self._release(job)
 
     def _status(self, job: Job) -> None:
         """A message of the job's init while it starts."""
@@ -258,6 +345,8 @@ class Launcher:
 
     def _map(self, job: Job) -> None:
         assert job.status is not None and job.plan is not None
+        if not self._is_born(job):
+            return
         try:
             userns.map_ids(job.pid, job.plan.ids)
             if job.plan.network.mode == "private":
@@ -274,7 +363,7 @@ class Launcher:
         self._answer("started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"])
         if job.plan.ahead:
             into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
-            self._prepare(job.plan.ahead, job.base, into)
+            self._due[job.plan.ahead] = (time.monotonic() + _PREPARE_AFTER, job.base, into)
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
@@ -288,6 +377,7 @@ class Launcher:
         elif job.running:
             final = self._last_readings(job, plan)
             self._answer("ended", job, **final, left=self._release(job))
+            self._due = {attempt: (0.0, base, into) for attempt, (_, base, into) in self._due.items()}
         else:
             self._release(job)
             self._answer_failure(job)
@@ -312,8 +402,9 @@ class Launcher:
     def _release(self, job: Job) -> list[str]:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
         del self._jobs[job.attempt]
-        self._unwatch(job.pidfd)
-        os.close(job.pidfd)
+        if job.pidfd >= 0:
+            self._unwatch(job.pidfd)
+            os.close(job.pidfd)
         self._close_status(job)
         plan = job.plan
         left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
@@ -361,6 +452,16 @@ def _receive(status: socket.socket) -> bytes:
         return status.recv(1 << 16, socket.MSG_DONTWAIT)
 
 
+def _read_whole(fd: int) -> bytes:
+    """A file of /proc from its beginning."""
+    parts = []
+    position = 0
+    while part := os.pread(fd, 1 << 16, position):
+        parts.append(part)
+        position += len(part)
+    return b"".join(parts)
+
+
 def _make_cgroup(directory: str, acquired: ExitStack, passing: ExitStack) -> int:
     """A descriptor of a new cgroup, for the time of the clone."""
     try:
@@ -405,6 +506,7 @@ def _as_step(error: StepError | OSError, step: str) -> StepError:
 
 def main(fd: int) -> NoReturn:
     """The launcher process: `fd` is its end of the socket to the client."""
+    syscalls.set_name("batchns-launch")
     client = socket.socket(fileno=fd)
     client.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
     gc.disable()  # a collection in a fork would touch, and so copy, every page

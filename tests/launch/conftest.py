@@ -70,6 +70,20 @@ def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: pla
     return change(build.build(attempt, host_paths=build.host_paths()))
 
 
+def inits() -> list[str]:
+    """The pids of the inits of this process's launcher: its children without the zygote."""
+    (launcher,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [pid for pid in pids if _name(pid) == "batchns-init"]
+
+
+def _name(pid: str) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def in_launcher(work: Callable[[client.Launcher], Awaitable[Any]], timeout: float = 60) -> Any:
     """Run `work` with a launcher, within a bound of `timeout` seconds."""
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from batchns.errors import HostError
-from batchns.launch import client
+from batchns.launch import client, zygote
 from batchns.launch.launcher import Launcher
 from batchns.launch.plan import Base
 
@@ -148,6 +148,35 @@ def test_jobs_end_with_the_launcher_and_the_client_is_told(folder):
     assert gone_within(command, 2)
 
 
+def test_a_killed_zygote_costs_no_running_job_and_is_replaced(folder):
+    """Once while nothing is asked of it, once while a sandbox is."""
+
+    async def work(launcher):
+        plan = make_plan(folder, script="until test -e go; do sleep 0.01; done; exit 7")
+        pid = await _start(launcher, plan)
+        launcher_pid = int(Path(f"/proc/{pid}/status").read_text().split("PPid:")[1].split()[0])
+        for number in range(2):
+            (child,) = [child for child in children(launcher_pid) if comm(child) == zygote.NAME]
+            os.kill(child, signal.SIGSTOP if number else signal.SIGKILL)
+            if number:
+                await launcher.prepare("never-born", plan.base, "")
+                os.kill(child, signal.SIGKILL)
+            await trio.sleep(0.1)
+            assert (await run_plan(launcher, make_plan(folder, script="exit 3"))).exit_code == 3
+        (folder / "go").touch()
+        return (await launcher.wait(plan.attempt)).exit_code
+
+    assert in_launcher(work) == 7
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def comm(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def test_init_keeps_nothing_of_the_launcher_but_its_exit_record(folder):
     """Not the sockets, records and namespaces of other jobs: a job that lives on would keep another one's link."""
     first, second = (make_plan(folder, command=("sleep", "5")) for _ in range(2))
@@ -175,6 +204,7 @@ def test_the_launcher_is_small_and_its_inits_share_its_memory(folder):
 def test_no_sandbox_is_prepared_for_a_client_that_is_gone(monkeypatch):
     """A job that starts just as the client goes asks for its successor's: nobody would ever end that one."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr("batchns.launch.zygote.start", lambda: (ours, 0))
     with ours, theirs:
         launcher = Launcher(theirs)
         born = []

@@ -18,7 +18,7 @@ from batchns.kernel.cgroups.interface import Write
 from batchns.launch.launcher import Job, Launcher
 from batchns.launch.plan import Base
 
-from .conftest import in_launcher, make_plan, run_plan
+from .conftest import in_launcher, inits, make_plan, run_plan
 
 pytestmark = pytest.mark.kernel
 
@@ -157,11 +157,9 @@ def test_the_exit_record_has_its_space_before_the_command_runs(folder, tmp_path)
 
 
 async def waiting_inits(number):
-    """The pids of the launcher's children, once there are so many."""
+    """The pids of the prepared sandboxes' inits, once there are so many."""
     while True:
-        (launcher,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-        if len(pids) == number:
+        if len(pids := inits()) == number:
             return pids
         await trio.sleep(0.01)
 
@@ -230,9 +228,10 @@ def test_the_callers_keys_are_not_the_jobs(folder):
     assert outcome.output == "-1\n"
 
 
-def test_a_client_that_does_not_read_gets_every_answer_when_it_does():
+def test_a_client_that_does_not_read_gets_every_answer_when_it_does(monkeypatch):
     """Answers wait when its socket is full, in their order, and nothing else of the launcher does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr("batchns.launch.zygote.start", lambda: (ours, 0))
     with ours, theirs:
         launcher = Launcher(theirs)
         launcher._watch(theirs.fileno(), launcher._request)

@@ -1,0 +1,93 @@
+"""The zygote: a process that does nothing but fork, so that the launcher never does.
+
+A fork leaves its parent with every page write-protected, and a process that runs Python between forks copies hundreds
+of them each time. This one touches few. What it forks is the launcher's child (CLONE_PARENT), not its own: the launcher
+waits for it, and the kernel ends it with the launcher.
+
+On the socket come packets of JSON, a `Base`, with one or two descriptors: the init's end of its status socket and the
+cgroup v2 directory that it is born in. For each goes back, in order, JSON [pid, errno] with the pidfd.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import signal
+import socket
+from typing import NoReturn
+
+from batchns.errors import StepError
+from batchns.kernel import syscalls
+from batchns.launch import init
+from batchns.launch.init import MAX_MESSAGE
+from batchns.launch.plan import Base, base_from
+
+_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+_ANSWER = 256
+NAME = "batchns-zygote"  # what ps calls it
+
+
+def start() -> tuple[socket.socket, int]:
+    """Fork the zygote: the launcher's end of the socket to it, and its pid. It ends when that end is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        init.close_others(theirs.fileno())
+        _serve(theirs)
+    theirs.close()
+    return ours, pid
+
+
+def ask(zygote: socket.socket, base: Base, status: int, cgroup: int) -> None:
+    """Ask for an init that begins with `base`. `cgroup`: a descriptor of the directory it is born in, or -1.
+
+    Raises:
+        OSError: the zygote is gone.
+    """
+    socket.send_fds(zygote, [json.dumps(base).encode()], [status] if cgroup < 0 else [status, cgroup])
+
+
+def born(zygote: socket.socket) -> tuple[int, int]:
+    """The (pid, pidfd) of the init that was asked for first. Waits for it: a clone's time.
+
+    Raises:
+        StepError: step "clone3", the kernel's errno.
+        EOFError: the zygote is gone.
+    """
+    try:
+        message, fds, _, _ = socket.recv_fds(zygote, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        message, fds = b"", []
+    if not message:
+        raise EOFError
+    pid, errno = json.loads(message)
+    if errno:
+        raise StepError("clone3", "", errno)
+    return pid, fds[0]
+
+
+def _serve(launcher: socket.socket) -> NoReturn:
+    syscalls.set_name(NAME)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    known = b""
+    base = Base()
+    while True:
+        text, ancillary, _, _ = launcher.recvmsg(MAX_MESSAGE, socket.CMSG_LEN(2 * 4), socket.MSG_CMSG_CLOEXEC)
+        if not text:
+            os._exit(0)
+        if text != known:
+            known, base = text, base_from(json.loads(text))
+        fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
+        try:
+            cgroup = fds[1] if len(fds) > 1 else -1
+            pid, pidfd = syscalls.clone3(_NAMESPACES | syscalls.CLONE_PARENT, cgroup=cgroup)
+        except OSError as error:
+            launcher.send(json.dumps([0, error.errno]).encode())
+        else:
+            if pid == 0:
+                init.main(base, socket.socket(fileno=fds[0]))
+            socket.send_fds(launcher, [json.dumps([pid, 0]).encode()], [pidfd])
+            os.close(pidfd)
+        for fd in fds:
+            os.close(fd)

@@ -66,9 +66,11 @@ test-pythons: ## the tests that need no kernel, on every Python from 3.11 on tha
 	@.ci/packages @venv:python3-venv
 	@.ci/pythons
 
-bench: setup ## start many jobs, beside bwrap, runc and bare namespaces
+bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs per second
 	@.ci/packages cc:gcc cc:libc6-dev bwrap:bubblewrap runc:runc busybox:busybox-static
 	@$(BIN)/python -m bench.launch
+	@echo
+	@$(BIN)/python -m bench.throughput
 
 wheel: setup ## build a wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist . > .setup/wheel.log 2>&1 || { cat .setup/wheel.log; exit 1; }

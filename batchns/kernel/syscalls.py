@@ -18,6 +18,9 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _unlocked = ctypes.CDLL(None, use_errno=True)
 _unlocked.syscall.restype = ctypes.c_long
+# Looked up here, once: each init would look up its own.
+_unshare, _setns, _pivot_root, _umount2 = _libc.unshare, _libc.setns, _libc.pivot_root, _libc.umount2
+_sethostname, _prctl, _capset = _libc.sethostname, _libc.prctl, _libc.capset
 
 # include/uapi/linux/sched.h
 CLONE_NEWNS = 0x00020000
@@ -135,13 +138,13 @@ def clone3(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
 
 def unshare(flags: int) -> None:
     """Leave the named namespaces for fresh ones. unshare(2)."""
-    if _libc.unshare(ctypes.c_int(flags)) < 0:
+    if _unshare(ctypes.c_int(flags)) < 0:
         raise _fail("unshare")
 
 
 def setns(fd: int, kind: int = 0) -> None:
     """Enter the namespace (or, for a pidfd, the namespaces in `kind`). setns(2)."""
-    if _libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)) < 0:
+    if _setns(ctypes.c_int(fd), ctypes.c_int(kind)) < 0:
         raise _fail("setns")
 
 
@@ -236,33 +239,33 @@ def _fsconfig(path: str, context: int, command: int, key: bytes | None, value: b
 
 def pivot_root(new: str, old: str) -> None:
     """Make `new` the root and put the old root at `old`. pivot_root(2)."""
-    if _libc.pivot_root(os.fsencode(new), os.fsencode(old)) < 0:
+    if _pivot_root(os.fsencode(new), os.fsencode(old)) < 0:
         raise _fail("pivot_root", new)
 
 
 def umount_detach(path: str) -> None:
     """Detach the mount at `path` and all below it. umount2(2) with MNT_DETACH."""
-    if _libc.umount2(os.fsencode(path), ctypes.c_int(MNT_DETACH)) < 0:
+    if _umount2(os.fsencode(path), ctypes.c_int(MNT_DETACH)) < 0:
         raise _fail("umount2", path)
 
 
 def sethostname(name: str) -> None:
     """sethostname(2)."""
     text = name.encode()
-    if _libc.sethostname(text, ctypes.c_size_t(len(text))) < 0:
+    if _sethostname(text, ctypes.c_size_t(len(text))) < 0:
         raise _fail("sethostname", name)
 
 
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
     zero = ctypes.c_ulong(0)
-    if _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) < 0:
+    if _prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) < 0:
         raise _fail(f"prctl({option}, {value})")
 
 
 def set_name(name: str) -> None:
     """What ps and top call this process: at most 15 letters. prctl(2), PR_SET_NAME."""
-    if _libc.prctl(ctypes.c_int(PR_SET_NAME), name.encode()) < 0:
+    if _prctl(ctypes.c_int(PR_SET_NAME), name.encode()) < 0:
         raise _fail("prctl(PR_SET_NAME)")
 
 
@@ -270,7 +273,7 @@ def set_capabilities(mask: int) -> None:
     """Permitted and effective set become `mask` (bit n: capability n), the inheritable set empty. capset(2)."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)) < 0:
+    if _capset(header, struct.pack("=6I", low, low, 0, high, high, 0)) < 0:
         raise _fail("capset")
 
 

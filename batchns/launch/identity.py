@@ -20,6 +20,7 @@ from batchns.kernel import syscalls as sys
 from batchns.kernel.seccomp.load import load
 from batchns.launch.plan import Command, Credentials
 
+_EVERY_SIGNAL = frozenset(map(int, signal.valid_signals()))
 _KEPT = 1 << sys.CAP_KILL
 _WHILE_STARTING = _KEPT | 1 << sys.CAP_SETUID | 1 << sys.CAP_SETGID
 
@@ -103,7 +104,7 @@ def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
                 file_actions=actions,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=signal.valid_signals(),
+                setsigdef=_EVERY_SIGNAL,
             )
         except (FileNotFoundError, NotADirectoryError):
             continue

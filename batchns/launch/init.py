@@ -35,6 +35,7 @@ _LONGEST = 1024  # letters of a path or hint in a failure
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_EVERY_SIGNAL = frozenset(map(int, signal.valid_signals()))
 _NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -51,7 +52,7 @@ class Given(NamedTuple):
 def main(base: Base, status: socket.socket) -> NoReturn:
     """The process's whole life. `status` is the only descriptor of the launcher's that it keeps. Never returns."""
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         sys.set_name("batchns-init")
         close_others(status.fileno())
         _live(base, status)
@@ -142,9 +143,8 @@ def _enter_user_namespace(plan: Plan, status: socket.socket) -> None:
 
 def _serve(command: int, record: int) -> NoReturn:
     """PID 1: reap, forward, and end with the command."""
-    everything = signal.valid_signals()
     while True:
-        number = signal.sigwaitinfo(everything).si_signo
+        number = signal.sigwaitinfo(_EVERY_SIGNAL).si_signo
         if number == signal.SIGCHLD:
             _reap(command, record)
         elif number not in _NOT_FORWARDED:

@@ -5,7 +5,7 @@ of them each time. This one touches few. What it forks is the launcher's child (
 waits for it, and the kernel ends it with the launcher.
 
 On the socket come packets of JSON, a `Base`, with one or two descriptors: the init's end of its status socket and the
-cgroup v2 directory that it is born in. For each goes back, in order, JSON [pid, errno] with the pidfd.
+cgroup v2 directory that it is born in. For each goes back, in order, two integers, pid and errno, with the pidfd.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import json
 import os
 import signal
 import socket
+import struct
 from typing import NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls
 from batchns.launch import init
-from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, base_from
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
-_ANSWER = 256
+_ANSWER = struct.Struct("=ii")
+_LARGEST = 1 << 16  # bytes of a base
 NAME = "batchns-zygote"  # what ps calls it
 
 
@@ -56,12 +57,12 @@ def born(zygote: socket.socket) -> tuple[int, int]:
         EOFError: the zygote is gone.
     """
     try:
-        message, fds, _, _ = socket.recv_fds(zygote, _ANSWER, 1, socket.MSG_CMSG_CLOEXEC)
+        message, fds, _, _ = socket.recv_fds(zygote, _ANSWER.size, 1, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         message, fds = b"", []
     if not message:
         raise EOFError
-    pid, errno = json.loads(message)
+    pid, errno = _ANSWER.unpack(message)
     if errno:
         raise StepError("clone3", "", errno)
     return pid, fds[0]
@@ -72,8 +73,9 @@ def _serve(launcher: socket.socket) -> NoReturn:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     known = b""
     base = Base()
+    room = socket.CMSG_LEN(2 * 4)
     while True:
-        text, ancillary, _, _ = launcher.recvmsg(MAX_MESSAGE, socket.CMSG_LEN(2 * 4), socket.MSG_CMSG_CLOEXEC)
+        text, ancillary, _, _ = launcher.recvmsg(_LARGEST, room, socket.MSG_CMSG_CLOEXEC)
         if not text:
             os._exit(0)
         if text != known:
@@ -83,11 +85,12 @@ def _serve(launcher: socket.socket) -> NoReturn:
             cgroup = fds[1] if len(fds) > 1 else -1
             pid, pidfd = syscalls.clone3(_NAMESPACES | syscalls.CLONE_PARENT, cgroup=cgroup)
         except OSError as error:
-            launcher.send(json.dumps([0, error.errno]).encode())
+            launcher.send(_ANSWER.pack(0, error.errno or 0))
         else:
             if pid == 0:
                 init.main(base, socket.socket(fileno=fds[0]))
-            socket.send_fds(launcher, [json.dumps([pid, 0]).encode()], [pidfd])
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", pidfd))
+            launcher.sendmsg((_ANSWER.pack(pid, 0),), (rights,))
             os.close(pidfd)
         for fd in fds:
             os.close(fd)

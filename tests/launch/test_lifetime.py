@@ -198,7 +198,7 @@ def test_the_launcher_is_small_and_its_inits_share_its_memory(folder):
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
 
-    assert in_launcher(work) <= 4096  # KiB
+    assert in_launcher(work) <= 2560  # KiB: 1850 on Python 3.11
 
 
 def test_no_sandbox_is_prepared_for_a_client_that_is_gone(monkeypatch):

@@ -42,6 +42,7 @@ LIGHT = {
     "batchns.launch.init",
     "batchns.launch.identity",
     "batchns.launch.plan",
+    "batchns.launch.covers",
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
     "batchns.kernel.cgroups.actions",

@@ -15,10 +15,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from batchns.cli.load import find_config
 from batchns.cli.tables import fit, make_console
 from batchns.kernel.facts import Fact, Place, Status
 from batchns.kernel.probe import probe, usable
-from batchns.model.config import Paths
 from batchns.units import printable
 
 _STYLES = {Status.OK: "green", Status.LIMITED: "yellow", Status.MISSING: "red"}
@@ -31,8 +31,8 @@ def doctor(as_json: bool) -> None:
 
     Exits with 0 when jobs can run here, with 1 when something that they need is missing.
     """
-    paths = Paths()
-    facts = probe(Place(state=Path(paths.state), run=Path(paths.run)))
+    config = find_config(None)
+    facts = probe(Place(state=Path(config.paths.state), run=Path(config.paths.run), dns=config.network.dns))
     if as_json:
         click.echo(facts_to_json(facts))
     else:

@@ -60,6 +60,7 @@ class _Run(click.Command):
 @click.option("--network", metavar="MODE", help="private (default: own namespace, NAT) or none.")
 @click.option("--egress", metavar="RATE", help='What the job may send: "50mbit".')
 @click.option("--ingress", metavar="RATE", help='What the job may receive: "100mbit".')
+@click.option("--allow", metavar="WHAT", multiple=True, help="Reach this too: jobs, host:PORT or an address range.")
 @click.option("--bind", metavar="SRC:DST[:ro]", multiple=True, help="Show a host folder or file inside.")
 @click.option("--env", metavar="NAME=VALUE", multiple=True, help="Set an environment variable.")
 @click.option("--cwd", metavar="FOLDER", help="Working folder, writable; default: the current one.")

@@ -39,6 +39,8 @@ class Place:
     state: Path = Path("/var/lib/batchns")
     run: Path = Path("/run/batchns")
     uid: int = field(factory=os.geteuid)
+    files: Path = Path("/")  # the root of /etc and /run
+    dns: tuple[str, ...] = ()  # name servers that batchns.toml names for jobs
 
     @property
     def root(self) -> bool:

@@ -15,6 +15,7 @@ from batchns.kernel import syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
 from batchns.kernel.network.firewall import problems
 from batchns.kernel.probe_cgroups import block_weights, cgroups, swap_accounting
+from batchns.kernel.probe_network import name_servers, way_out_by_ipv6
 
 
 def probe(place: Place) -> list[Fact]:
@@ -27,6 +28,8 @@ def probe(place: Place) -> list[Fact]:
         *id_maps(place),
         *network(),
         *other_firewalls(place, problems),
+        name_servers(place),
+        way_out_by_ipv6(),
         tried(
             "seccomp",
             trial.attempt(trial.seccomp),

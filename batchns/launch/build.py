@@ -70,6 +70,7 @@ class Attempt:
     seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
     variables: Mapping[str, str] = field(factory=dict)
+    covers: tuple[tuple[str, str], ...] = ()  # (file of the root, file of the host that takes its place)
 
 
 def host_paths() -> frozenset[str]:
@@ -130,6 +131,7 @@ def _mounts(attempt: Attempt) -> tuple[Mount, ...]:
     other_size = attempt.scratch != attempt.usual_scratch
     return (
         *(Mount("resize", path, options=(f"size={attempt.scratch}",)) for path in SCRATCH if other_size),
+        *(Mount("cover", target, source) for target, source in attempt.covers),
         *(_bind(bind) for bind in _binds(attempt.spec)),
     )
 

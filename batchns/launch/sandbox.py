@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
+from batchns.launch.covers import cover
 from batchns.launch.plan import Mount, Plan
 
 SCRIPT = "/run/batchns/script"
@@ -209,6 +210,10 @@ def _bind(root: Root, mount: Mount) -> None:
     _attach(root, tree, mount.target, create=True)
 
 
+def _cover(root: Root, mount: Mount) -> None:
+    cover(root.fd, mount.source, mount.target)
+
+
 OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
     "dev": _dev,
     "devpts": _devpts,
@@ -219,6 +224,7 @@ OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
     "sysfs": _kernel_file_system,
     "readonly": _read_only,
     "mask": _mask,
+    "cover": _cover,
     "bind": _bind,
 }
 

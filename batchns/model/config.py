@@ -6,8 +6,11 @@ Frozen classes, no I/O. Sizes are bytes, rates bits per second, durations second
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 
 from attrs import field, frozen
+
+from batchns.model.reach import Jobs, Range, Target
 
 
 @frozen(kw_only=True)
@@ -42,8 +45,12 @@ class Queue:
 @frozen(kw_only=True)
 class NetworkSettings:
     pool: str = "10.213.0.0/16"  # one address per running job
+    pool6: str = "fd62:6e73:d5::/64"  # the same for IPv6, where the host has it; "": no IPv6
     nat: bool = True  # jobs reach the outside through the host's address
     mtu: int = 1500
+    outside: tuple[Range, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # what every job reaches there
+    allow: tuple[Target, ...] = (Jobs(),)  # what a job may ask for beside that
+    dns: tuple[str, ...] = ()  # name servers of jobs; (): the host's
 
 
 @frozen(kw_only=True)

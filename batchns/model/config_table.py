@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 from batchns.errors import UserError
@@ -30,6 +30,7 @@ from batchns.model.kinds import (
     boolean,
     duration,
     integer,
+    list_of,
     mapping_of,
     matching,
     number,
@@ -38,6 +39,9 @@ from batchns.model.kinds import (
     text,
 )
 from batchns.model.problems import Finding
+from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
+from batchns.model.reach import PATTERN as REACH_PATTERN
+from batchns.model.reach import RANGE_PATTERN, Range, format_target, is_special, parse_range, parse_target
 from batchns.model.values import check_cpus, check_path, parse_cpuset
 from batchns.units import format_duration, format_size, quote
 
@@ -104,6 +108,45 @@ def _pool(value: str) -> str:
     return value
 
 
+def _pool6(value: str) -> str:
+    """An IPv6 network with an address for every job, or ""."""
+    hint = 'write for example "fd62:6e73:d5::/64", or "" for no IPv6'
+    if not value:
+        return value
+    try:
+        network = IPv6Network(value, strict=False)
+    except ValueError:
+        raise UserError(f"{quote(value)} is not an IPv6 network", hint) from None
+    if not 32 <= network.prefixlen <= 96:
+        raise UserError(f"{quote(value)} is not a network with a prefix of 32 to 96 bits", hint)
+    if str(network) != value:
+        raise UserError(f"{quote(value)} is not written as a network", f'write "{network}"')
+    if network.is_multicast or network.is_link_local or network.is_reserved:
+        raise UserError(f"{quote(value)} is reserved", hint)
+    return value
+
+
+def _outside(value: str) -> Range:
+    network = parse_range(value)
+    if is_special(network):
+        raise UserError(
+            f"{quote(value)} is not for every job: services there trust whoever asks",
+            "write it under allow, for the jobs that ask for it",
+        )
+    return network
+
+
+def _name_server(value: str) -> str:
+    hint = 'write the address of a name server that is not on this machine\'s loopback, such as "192.0.2.53"'
+    try:
+        address = ip_address(value)
+    except ValueError:
+        raise UserError(f"{quote(value)} is not an address", hint) from None
+    if address.is_loopback or address.is_multicast or address.is_unspecified or address.is_link_local:
+        raise UserError(f"{quote(value)} cannot be reached by jobs", hint)
+    return str(address)
+
+
 def _ids_fit(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
     defaults = IsolationSettings()
     start = values.get("id_start", defaults.id_start)
@@ -112,6 +155,10 @@ def _ids_fit(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Find
         fits = (LAST_ID + 1 - start) // IDS_PER_JOB
         what = f"{ranges} ranges of {IDS_PER_JOB} ids from {start} go beyond the last id, {LAST_ID}"
         yield (("id_ranges" if "id_ranges" in raw else "id_start"),), UserError(what, f"write id_ranges = {fits}")
+
+
+def _list(words: Iterable[str]) -> str:
+    return "[" + ", ".join(f'"{word}"' for word in words) + "]"
 
 
 _BUILT_IN = Config()
@@ -182,8 +229,28 @@ NETWORK: Table[NetworkSettings] = Table(
             "IPv4 network that jobs' addresses are taken from, one per running job.",
             f'"{_BUILT_IN.network.pool}"',
         ),
+        "pool6": Field(
+            text(_pool6, example='"fd62:6e73:d5::/64"', pattern="^([0-9a-f:]+/[0-9]+)?$"),
+            "IPv6 network of the same use, where the host has a default route for IPv6. Empty: no IPv6 in jobs.",
+            f'"{_BUILT_IN.network.pool6}"',
+        ),
         "nat": Field(boolean(), "Jobs reach the outside, with the host's address.", str(_BUILT_IN.network.nat).lower()),
         "mtu": Field(integer(576, 65535, example="1500"), "Largest packet in bytes.", str(_BUILT_IN.network.mtu)),
+        "outside": Field(
+            list_of(text(_outside, example='"0.0.0.0/0"', pattern=RANGE_PATTERN), example='["10.0.0.0/8"]'),
+            "Address ranges that every job reaches.",
+            _list(map(str, _BUILT_IN.network.outside)),
+        ),
+        "allow": Field(
+            list_of(text(parse_target, example=REACH_EXAMPLE, pattern=REACH_PATTERN), example='["jobs"]'),
+            "What a job may ask for besides: jobs, host:PORT, host:PORT-PORT/udp, address ranges.",
+            _list(map(format_target, _BUILT_IN.network.allow)),
+        ),
+        "dns": Field(
+            list_of(text(_name_server, example='"192.0.2.53"'), example='["192.0.2.53"]'),
+            "Addresses of name servers that jobs ask.",
+            "those of the host",
+        ),
     },
     where="network",
 )

@@ -11,6 +11,8 @@ from enum import Enum
 
 from attrs import field, frozen
 
+from batchns.model.reach import Target
+
 
 class NetworkMode(Enum):
     """`private`: own namespace, veth and NAT; `none`: loopback only; `host`: the host's namespace."""
@@ -88,11 +90,12 @@ class Resources:
 
 @frozen(kw_only=True)
 class Network:
-    """`egress` and `ingress` in bits per second, seen from the job; None: no limit."""
+    """`egress` and `ingress` in bits per second, seen from the job; None: no limit. `allow`: reached besides."""
 
     mode: NetworkMode = NetworkMode.PRIVATE
     egress: int | None = None
     ingress: int | None = None
+    allow: tuple[Target, ...] = ()
 
 
 @frozen(kw_only=True)

@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from attrs import evolve
 
 from batchns.errors import UserError
-from batchns.model.config import Config
+from batchns.model.config import Config, NetworkSettings
 from batchns.model.job import (
     Identity,
     Isolation,
@@ -43,6 +43,9 @@ from batchns.model.kinds import (
     text,
 )
 from batchns.model.problems import Finding, did_you_mean
+from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
+from batchns.model.reach import PATTERN as REACH_PATTERN
+from batchns.model.reach import HostPorts, Jobs, Target, format_target, parse_target, permitted
 from batchns.model.supported import offered, refused
 from batchns.model.values import (
     NAME,
@@ -218,14 +221,39 @@ def network_table(config: Config) -> Table[Network]:
                 "What the job may receive, in bits per second.",
                 "no limit",
             ),
+            "allow": Field(
+                list_of(
+                    text(_allowed_by(config.network), example=REACH_EXAMPLE, pattern=REACH_PATTERN),
+                    example='["jobs"]',
+                ),
+                "What it reaches besides: jobs (of the same user, that ask for it too), host:PORT, address ranges.",
+                "none",
+            ),
         },
         where="network",
-        rules=(_no_rate_without_network,),
+        rules=(_no_rate_without_network, _nothing_to_allow),
         rules_schema={
             "if": {"properties": {"mode": {"const": "none"}}, "required": ["mode"]},
-            "then": {"properties": {"egress": False, "ingress": False}},
+            "then": {"properties": {"egress": False, "ingress": False, "allow": False}},
         },
     )
+
+
+def _allowed_by(settings: NetworkSettings) -> Callable[[str], Target]:
+    """What a job may ask for on this node."""
+
+    def check(value: str) -> Target:
+        target = parse_target(value)
+        if not permitted(target, settings.allow, settings.outside):
+            raise UserError(
+                f"{quote(value)} is not allowed on this machine",
+                f'remove it, or have "{format_target(target)}" added to allow under [network] in batchns.toml',
+            )
+        if not settings.nat and not isinstance(target, Jobs | HostPorts):
+            raise UserError(f"{quote(value)} cannot be reached: jobs reach nothing outside (nat = false)", "remove it")
+        return target
+
+    return check
 
 
 ISOLATION: Table[Isolation] = Table(
@@ -354,3 +382,11 @@ def _no_rate_without_network(raw: Mapping[str, Any], values: Mapping[str, Any]) 
                     (key,),
                     UserError('there is no rate to limit with mode = "none"', 'remove it, or write mode = "private"'),
                 )
+
+
+def _nothing_to_allow(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    """Loopback only has no way to anything, the host's own network has every way already."""
+    mode = values.get("mode", NetworkMode.PRIVATE)
+    if mode is not NetworkMode.PRIVATE and "allow" in values:
+        what = f'there is nothing to allow with mode = "{mode.value}"'
+        yield ("allow",), UserError(what, 'remove it, or write mode = "private"')

@@ -28,6 +28,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "network": ("network", "mode"),
     "egress": ("network", "egress"),
     "ingress": ("network", "ingress"),
+    "allow": ("network", "allow"),
     "bind": ("isolation", "binds"),
     "rootfs": ("isolation", "rootfs"),
     "identity": ("isolation", "identity"),

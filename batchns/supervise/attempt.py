@@ -17,15 +17,15 @@ from batchns.core.job import Job
 from batchns.core.placement import Placement
 from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Driver, Limits
-from batchns.kernel.network.addresses import network_plan
 from batchns.launch import build
 from batchns.launch.build import Slot
 from batchns.launch.client import Started
 from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.result import LimitReading
-from batchns.supervise import own
+from batchns.supervise import networks, own
 from batchns.supervise.limits import limits_of, missing, network_readings, scratch_readings
+from batchns.supervise.networks import Networks
 from batchns.supervise.outputs import Outputs, close_all
 from batchns.supervise.ports import Runs
 
@@ -57,6 +57,7 @@ class Preparer:
     runs: Runs
     outputs: Outputs
     host_paths: frozenset[str]
+    networks: Networks
     seccomp: str = ""
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
@@ -107,27 +108,21 @@ class Preparer:
         if refusal:
             raise UserError(refusal, "leave the limit or strict away, or see batchns doctor")
         attempt.slot = self.runs.acquire_slot()
-        wanted = job.spec.network
+        network = self.networks.plan(attempt.name, job, attempt.slot)
         details = build.Attempt(
             name=attempt.name,
             job_id=job.id,
             spec=job.spec,
             slot=attempt.slot,
             cgroup=attempt.cgroup,
-            network=network_plan(
-                wanted.mode.value,
-                attempt.name,
-                attempt.slot.address,
-                wanted.egress,
-                wanted.ingress,
-                self.config.network.mtu,
-            ),
+            network=network,
+            covers=self.networks.covers(job.spec.network),
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
             usual_scratch=self.config.defaults.scratch,
             seccomp=self.seccomp,
             ahead=attempt.ahead,
-            variables=variables(job, attempt.placement),
+            variables={**variables(job, attempt.placement), **networks.variables(network)},
         )
         plan = build.build(details, host_paths=self.host_paths)
         own.check_binds(plan, self.own)
@@ -152,6 +147,7 @@ class Preparer:
 
     def give_back(self, attempt: Attempt) -> None:
         """The attempt's slot is free for the next one."""
+        self.networks.over(attempt.name)
         if attempt.slot is not None:
             self.runs.release_slot(attempt.slot)
             attempt.slot = None

@@ -15,13 +15,17 @@ import trio
 from batchns.errors import HostError
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
+from batchns.kernel.network import resolver
 from batchns.kernel.network.firewall import Firewall
+from batchns.kernel.network.resolver import Resolver
+from batchns.kernel.network.types import Grant
 from batchns.kernel.seccomp.compile import compiled
 from batchns.kernel.seccomp.profile import default
 from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
+from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
 from batchns.supervise.supervisor import AHEAD, Supervisor
@@ -48,6 +52,7 @@ async def open_supervisor(
     if os.geteuid() != 0:
         raise HostError("batchns run needs root in this version", "sudo batchns run ...")
     async with AsyncExitStack() as stack:
+        user = os.getuid()
         capacity = read_node(config)
         driver = open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
         for line in sweep(config.paths.run, driver):
@@ -60,7 +65,8 @@ async def open_supervisor(
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
             name = runs.attempt_name(serial)
             await launcher.prepare(name, base(paths, config.defaults.scratch), driver.plan(name, Limits()).into)
-        firewall = Firewall(run_folder=config.paths.run, pool=config.network.pool, nat=config.network.nat)
+        found = resolver.find(config.network.dns)
+        firewall = make_firewall(config, found.servers, grants_of(specs, user))
         stack.callback(firewall.leave)
         # Both take their time, in which the launcher prepares the first sandboxes.
         async with trio.open_nursery() as nursery:
@@ -75,9 +81,38 @@ async def open_supervisor(
             runs=runs,
             observer=observer,
             host_paths=paths,
+            networks=make_networks(config, firewall, found, runs, user),
             seccomp=runs.seccomp_path,
             attached=attached,
         )
+
+
+def make_firewall(config: Config, servers: Sequence[str], grants: Sequence[Grant]) -> Firewall:
+    settings = config.network
+    return Firewall(
+        run_folder=config.paths.run,
+        pool=settings.pool,
+        nat=settings.nat,
+        pool6=settings.pool6,
+        outside=[str(entry) for entry in settings.outside],
+        resolvers=servers,
+        grants=grants,
+    )
+
+
+def make_networks(config: Config, firewall: Firewall, found: Resolver, runs: RunFolder, user: int) -> Networks:
+    """What jobs' networks have in common, once the firewall is held."""
+    path = Path(runs.resolver_path)
+    path.write_text(resolver.text(found, ipv6=bool(firewall.pool6)))
+    path.chmod(0o644)
+    return Networks(
+        settings=config.network,
+        user=user,
+        pool6=firewall.pool6,
+        groups=firewall.groups,
+        resolver=str(path),
+        names=Names.create(runs.names_path) if any(grant.jobs for grant in firewall.groups) else None,
+    )
 
 
 def write_filter(path: str) -> None:

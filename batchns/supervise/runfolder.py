@@ -3,6 +3,7 @@
     RUN/run-<id>/lock        locked (flock) as long as the run lives; the kernel unlocks it, however the run ends
     RUN/run-<id>/records/    exit records
     RUN/run-<id>/seccomp.bpf the compiled filter
+    RUN/run-<id>/resolv.conf jobs' name servers; hosts beside it: names of the jobs that reach each other
     RUN/run-<id>/claim       the run's id
     RUN/slots/<n>            taken by the run whose id it contains: another name of that run's claim
     STATE/next_job_id        one counter for the machine, so that output files of different runs do not meet
@@ -132,6 +133,16 @@ class RunFolder:
     def seccomp_path(self) -> str:
         """Where the compiled filter of this run's jobs goes."""
         return f"{self.path}/seccomp.bpf"
+
+    @property
+    def resolver_path(self) -> str:
+        """Where the jobs' resolv.conf goes."""
+        return f"{self.path}/resolv.conf"
+
+    @property
+    def names_path(self) -> str:
+        """Where the hosts file of the jobs that reach each other goes."""
+        return f"{self.path}/hosts"
 
     def record_path(self, attempt_name: str) -> str:
         """Where the exit record of this attempt goes."""

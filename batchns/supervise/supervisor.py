@@ -37,6 +37,7 @@ from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
 from batchns.supervise.events import Mailbox
 from batchns.supervise.launches import Launches
 from batchns.supervise.limits import missing
+from batchns.supervise.networks import Networks
 from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import Blocking, Launching, Runs, threads
@@ -61,6 +62,7 @@ class Supervisor:
     runs: Runs
     observer: Observer
     host_paths: frozenset[str] = frozenset()
+    networks: Networks = field(factory=Networks)
     seccomp: str = ""  # path of the compiled filter
     attached: tuple[int, int, int] | None = None
     clock: Callable[[], float] = trio.current_time
@@ -84,6 +86,7 @@ class Supervisor:
             runs=self.runs,
             outputs=Outputs(self.blocking),
             host_paths=self.host_paths,
+            networks=self.networks,
             seccomp=self.seccomp,
             own=tuple(map(os.path.realpath, (self.config.paths.run, self.config.paths.state))),
             attached=self.attached,

@@ -55,7 +55,7 @@ def receive(port: int) -> tuple[bytes, str] | None:
 
 
 def connect(address: str, port: int) -> str:
-    """"connected", or the name of the error."""
+    """ "connected", or the name of the error."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE)
@@ -192,9 +192,7 @@ def look(name: str) -> dict[str, Any]:
             "state": link.get_attr("IFLA_OPERSTATE"),
             "mac": link.get_attr("IFLA_ADDRESS"),
             "mtu": link.get_attr("IFLA_MTU"),
-            "addresses": [
-                (entry.get_attr("IFA_ADDRESS"), entry["prefixlen"]) for entry in ipr.get_addr(index=index)
-            ],
+            "addresses": [(entry.get_attr("IFA_ADDRESS"), entry["prefixlen"]) for entry in ipr.get_addr(index=index)],
             "routes": sorted(
                 (entry.get_attr("RTA_DST") or "default", entry["dst_len"], entry.get_attr("RTA_GATEWAY"))
                 for entry in ipr.get_routes(family=socket.AF_INET, table=254)

@@ -69,6 +69,7 @@ def attempt(**spec) -> build.Attempt:
         scratch=1 << 30,
         usual_scratch=1 << 20,
         variables={"BATCHNS_JOB_ID": "7"},
+        covers=(("/etc/resolv.conf", "/run/y"),),
     )
 
 
@@ -86,7 +87,7 @@ def test_every_mount_is_an_operation_that_the_sandbox_knows():
 
 def test_a_job_with_the_usual_scratch_has_nothing_to_resize():
     usual = evolve(attempt(), scratch=1 << 20)
-    assert [m.kind for m in build.build(usual, host_paths=ALL).mounts] == ["bind"]
+    assert [m.kind for m in build.build(usual, host_paths=ALL).mounts] == ["cover", "bind"]
     assert [m.target for m in build.build(attempt(), host_paths=ALL).mounts[:2]] == ["/tmp", "/var/tmp"]
 
 

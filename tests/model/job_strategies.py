@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from attrs import evolve
 from hypothesis import strategies as st
 
-from batchns.model.config import Config, Node, Queue
+from batchns.model.config import Config, NetworkSettings, Node, Queue
 from batchns.model.job import (
     Array,
     Bind,
@@ -23,8 +24,13 @@ from batchns.model.job import (
     Resources,
 )
 from batchns.model.job_table import cpu_list
+from batchns.model.reach import HostPorts, Jobs, format_target
 
-CONFIG = Config(node=Node(resources={"gpus": 8}), queues={"normal": Queue(), "urgent": Queue()})
+CONFIG = Config(
+    node=Node(resources={"gpus": 8}),
+    queues={"normal": Queue(), "urgent": Queue()},
+    network=NetworkSettings(allow=(Jobs(), HostPorts("tcp", 1, 65535), HostPorts("udp", 1, 65535))),
+)
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -53,8 +59,16 @@ RESOURCES = st.builds(
     strict=maybe(st.booleans()),
 ).map(lambda asked: evolve(asked, cpus=float(len(asked.cpuset))) if asked.cpuset and (asked.cpus or 0) >= 1 else asked)
 RATES = maybe(st.integers(8000, 10**12))
+ASKED = (
+    Jobs(),
+    HostPorts("tcp", 80, 80),
+    HostPorts("udp", 53, 99),
+    IPv4Network("10.1.0.0/16"),
+    IPv6Network("fd00::/8"),
+)
+TARGETS = st.lists(st.sampled_from(ASKED), max_size=3).map(tuple)
 NETWORKS = st.just(Network(mode=NetworkMode.NONE)) | st.builds(
-    Network, mode=st.just(NetworkMode.PRIVATE), egress=RATES, ingress=RATES
+    Network, mode=st.just(NetworkMode.PRIVATE), egress=RATES, ingress=RATES, allow=TARGETS
 )
 ISOLATIONS = st.builds(
     Isolation,
@@ -133,6 +147,7 @@ def to_table(job: JobSpec) -> dict[str, Any]:
             mode=job.network.mode.value,
             egress=written(job.network.egress, "bit"),
             ingress=written(job.network.ingress, "bit"),
+            allow=[format_target(target) for target in job.network.allow] or None,
         ),
         isolation=given(
             binds=[f"{bind.source}:{bind.target}{':ro' if bind.read_only else ''}" for bind in job.isolation.binds],

@@ -171,7 +171,42 @@ IN_A_JOB = [
     ),
     ('network.egress = "1bit"', 'network.egress: "1bit" is too small - write at least "8kbit"'),
     ('network.egress = "2gbit"', "network.egress: more egress than the node has, 1gbit - write at most 1gbit"),
-    ('network.interface = "eth0; reboot"', "network.interface: unknown key - the keys here are mode, egress, ingress"),
+    (
+        'network.interface = "eth0; reboot"',
+        "network.interface: unknown key - the keys here are mode, egress, ingress, allow",
+    ),
+    (
+        'network = { mode = "none", allow = ["jobs"] }',
+        'network.allow: there is nothing to allow with mode = "none" - remove it, or write mode = "private"',
+    ),
+    ('network.allow = "jobs"', 'network.allow: must be a list, not "jobs" - write ["jobs"]'),
+    (
+        'network.allow = ["job"]',
+        'network.allow[0]: "job" is none of what can be allowed - write "jobs", "host:8080", "host:53/udp" '
+        'or an address range such as "10.1.0.0/16"',
+    ),
+    (
+        'network.allow = ["jobs", "host"]',
+        'network.allow[1]: "host" names no port of the host - write "host:8080", "host:8000-8099" or "host:53/udp"',
+    ),
+    (
+        'network.allow = ["host:0"]',
+        'network.allow[0]: "host:0": ports are 1 to 65535 - write for example "host:8080"',
+    ),
+    ('network.allow = ["host:9-8"]', 'network.allow[0]: "host:9-8" runs backwards - write "host:8-9"'),
+    (
+        'network.allow = ["10.1.0.1/16"]',
+        'network.allow[0]: "10.1.0.1/16" is not written as a range - write "10.1.0.0/16"',
+    ),
+    (
+        'network.allow = ["127.0.0.1"]',
+        'network.allow[0]: "127.0.0.1" is not outside of a job - write a range of hosts: jobs have their own loopback',
+    ),
+    (
+        'network.allow = ["host:22"]',
+        'network.allow[0]: "host:22" is not allowed on this machine - '
+        'remove it, or have "host:22" added to allow under [network] in batchns.toml',
+    ),
     (
         'network = { mode = "none", ingress = "1mbit" }',
         'network.ingress: there is no rate to limit with mode = "none" - remove it, or write mode = "private"',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from batchns.model.config import Config, IsolationSettings, NetworkSettings, Nod
 from batchns.model.config_table import config_table, parse_config
 from batchns.model.kinds import Table
 from batchns.model.problems import JobFileErrors
+from batchns.model.reach import HostPorts
 
 EXAMPLE = Path(__file__).parents[2] / "batchns.toml"
 # A setting, commented out; where the default is no fixed value, the comment behind it begins with "default:".
-SETTING = re.compile(r"# (\w+) = (\"[^\"]*\"|[^\s\"]+) +# (default:)?.*")
+SETTING = re.compile(r"# (\w+) = (\"[^\"]*\"|\[[^\]]*\]|[^\s\"]+) +# (default:)?.*")
 
 
 def uncommented(*, fixed: bool) -> str:
@@ -51,14 +53,14 @@ def test_the_settings_of_the_example_are_the_defaults_field_by_field() -> None:
     text = uncommented(fixed=True)
     assert leaves(parse_config(text.encode(), "batchns.toml")) == leaves(Config())
     assert len([line for line in text.splitlines() if "=" in line]) == sum(
-        value is not None and value != {} for value in leaves(Config()).values()
+        value is not None and value not in ({}, ()) for value in leaves(Config()).values()
     )
 
 
 def test_the_other_settings_of_the_example_are_valid_and_have_no_fixed_default() -> None:
     shown, default = leaves(parse_config(uncommented(fixed=False).encode(), "f")), leaves(Config())
     changed = {key for key in default if shown[key] != default[key]}
-    assert changed == {key for key, value in default.items() if value is None or value == {}}
+    assert changed == {key for key, value in default.items() if value is None or value in ({}, ())}
 
 
 def test_every_field_of_the_model_is_a_key_and_is_in_the_example() -> None:
@@ -86,11 +88,22 @@ def test_what_is_set_is_set() -> None:
     [network]
     pool = "192.168.0.0/24"
     nat = false
+    pool6 = ""
+    outside = ["10.0.0.0/8", "2001:db8::/32"]
+    allow = ["host:53/udp", "host:8000-8099", "169.254.169.254"]
+    dns = ["192.0.2.53", "2001:db8::53"]
     """
     assert parse_config(text.encode(), "f") == Config(
         node=Node(cpus=(0, 1, 3), memory=8 << 30, strict=True, resources={"gpus": 2, "licences": 10}),
         queues={"normal": Queue(), "urgent": Queue(priority=90)},
-        network=NetworkSettings(pool="192.168.0.0/24", nat=False),
+        network=NetworkSettings(
+            pool="192.168.0.0/24",
+            nat=False,
+            pool6="",
+            outside=(IPv4Network("10.0.0.0/8"), IPv6Network("2001:db8::/32")),
+            allow=(HostPorts("udp", 53, 53), HostPorts("tcp", 8000, 8099), IPv4Network("169.254.169.254")),
+            dns=("192.0.2.53", "2001:db8::53"),
+        ),
     )
 
 
@@ -120,6 +133,17 @@ def test_what_is_set_is_set() -> None:
         ('network.pool = "127.0.0.0/8"', 'network.pool: "127.0.0.0/8" is reserved - write for example "10.213.0.0/16"'),
         ('network.pool = "fd00::/64"', 'network.pool: "fd00::/64" is not an IPv4 network - '
          'write for example "10.213.0.0/16"'),
+        ('network.pool6 = "10.0.0.0/8"', 'network.pool6: "10.0.0.0/8" is not an IPv6 network - '
+         'write for example "fd62:6e73:d5::/64", or "" for no IPv6'),
+        ('network.pool6 = "fd00::1/64"', 'network.pool6: "fd00::1/64" is not written as a network - write "fd00::/64"'),
+        ('network.pool6 = "fe80::/64"', 'network.pool6: "fe80::/64" is reserved - '
+         'write for example "fd62:6e73:d5::/64", or "" for no IPv6'),
+        ('network.outside = ["169.254.169.254"]', 'network.outside[0]: "169.254.169.254" is not for every job: '
+         "services there trust whoever asks - write it under allow, for the jobs that ask for it"),
+        ('network.outside = ["jobs"]', 'network.outside[0]: "jobs" is none of what can be allowed - '
+         'write an address range such as "10.1.0.0/16" or "fd00::/8"'),
+        ('network.dns = ["127.0.0.53"]', 'network.dns[0]: "127.0.0.53" cannot be reached by jobs - write the address '
+         'of a name server that is not on this machine\'s loopback, such as "192.0.2.53"'),
         ("network.nat = 1", "network.nat: must be true or false, not 1 - write true or false, without quotes"),
         ("network.mtu = 100", "network.mtu: 100 is out of range - write 576 to 65535"),
         ("isolation.id_start = 0", "isolation.id_start: 0 is out of range - write 65536 to 4294967294"),

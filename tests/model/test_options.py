@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 import pytest
 
 from batchns.model.config import Config, Node
 from batchns.model.job import Bind, Isolation, JobSpec, Network, NetworkMode, Preempt, Resources
 from batchns.model.options import PLACES, job_from_options
 from batchns.model.problems import JobFileErrors
+from batchns.model.reach import Jobs
 
 CONFIG = Config(node=Node(resources={"gpus": 2}))
 
@@ -48,6 +51,7 @@ def test_every_option_arrives() -> None:
         network="private",
         egress="10mbit",
         ingress="20mbit",
+        allow=("jobs", "192.0.2.1"),
         bind=("/a:/b:ro", "/c:/d"),
         grace_time="2s",
         stdout="%j.out",
@@ -71,7 +75,7 @@ def test_every_option_arrives() -> None:
             named={"gpus": 1},
             strict=True,
         ),
-        network=Network(egress=10**7, ingress=2 * 10**7),
+        network=Network(egress=10**7, ingress=2 * 10**7, allow=(Jobs(), IPv4Network("192.0.2.1"))),
         isolation=Isolation(binds=(Bind("/a", "/b", True), Bind("/c", "/d"))),
         preempt=Preempt(grace_time=2.0),
     )

@@ -26,6 +26,7 @@ BEYOND = (
     "more than 10000", "in any kernel", "too small", "but cpuset names", "unknown key - other resources", "holds a NUL",
     "control character", "no number of tasks", "three decimals", "4095 bytes", "would cover", "begins with ~",
     "is a folder", "is no pattern", "did you mean gpus?", "not 5.0", "nan is out", "64 bits", 'holds ".."',
+    "not allowed on this", "ports are 1", "not written as a range", "is not outside",
 )  # fmt: skip
 
 

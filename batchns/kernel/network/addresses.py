@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from batchns.errors import HostError
@@ -22,8 +22,12 @@ _CANDIDATES = ("10.213.0.0/16", "10.214.0.0/16", "172.29.0.0/16", "172.30.0.0/16
 _RESERVED = (IPv4Network("127.0.0.0/8"), IPv4Network("169.254.0.0/16"), IPv4Network("224.0.0.0/3"))
 
 
+_RTF_REJECT = 0x200  # include/uapi/linux/route.h
+_SITE = 48  # bits of a site's prefix, RFC 4193
+
+
 class Route(NamedTuple):
-    """One IPv4 route of the host: destination as "address/length", and the interface."""
+    """One route of the host: destination as "address/length", and the interface."""
 
     destination: str
     interface: str
@@ -71,6 +75,11 @@ def job_address(pool: str, slot: int) -> str:
     return str(network(pool)[slot + 1])
 
 
+def job_address6(pool6: str, slot: int) -> str:
+    """The IPv6 address of slot 0, 1, 2, ...; "" where there is no pool."""
+    return str(IPv6Network(pool6)[slot + 1]) if pool6 else ""
+
+
 def macs(address: str) -> tuple[str, str]:
     """(MAC of the host's end, of the job's end): locally administered, unicast, ending in the address."""
     tail = ":".join(f"{int(part):02x}" for part in address.split("."))
@@ -90,9 +99,18 @@ def host_name(attempt: str) -> str:
 
 
 def network_plan(
-    mode: str, attempt: str, address: str, egress: int | None, ingress: int | None, mtu: int
+    mode: str,
+    attempt: str,
+    address: str,
+    egress: int | None,
+    ingress: int | None,
+    mtu: int,
+    *,
+    address6: str = "",
+    group: int = 0,
+    serves: bool = False,
 ) -> NetworkPlan:
-    """The plan for one job. In mode "none" there is nothing but the mode.
+    """The plan for one job. In mode "none" there is nothing but the mode. `group` and `serves`: see `NetworkPlan`.
 
     Raises:
         ValueError: the attempt's name is too long, or the MTU below 576 bytes.
@@ -111,6 +129,9 @@ def network_plan(
         egress=egress,
         ingress=ingress,
         mtu=mtu,
+        job_address6=address6,
+        group=group,
+        serves=serves,
     )
 
 
@@ -122,6 +143,36 @@ def parse_routes(table: str) -> list[Route]:
         address = ".".join(str(byte) for byte in int(destination, 16).to_bytes(4, sys.byteorder))
         routes.append(Route(f"{address}/{int(mask, 16).bit_count()}", interface))
     return routes
+
+
+def parse_routes6(table: str) -> list[Route]:
+    """The routes in the text of /proc/net/ipv6_route that lead somewhere: no refusals, nothing of the loopback.
+
+    Columns (net/ipv6/route.c, rt6_info_route): destination, its length, source, its length, next hop, metric, two
+    counters, flags, interface; numbers are hexadecimal.
+    """
+    routes = []
+    for line in table.splitlines():
+        destination, length, _, _, _, _, _, _, flags, interface = line.split()
+        if interface != "lo" and not int(flags, 16) & _RTF_REJECT:
+            routes.append(Route(str(IPv6Network((int(destination, 16), int(length, 16)))), interface))
+    return routes
+
+
+def check_pool6(pool6: str, routes: Iterable[Route]) -> None:
+    """Refuse an IPv6 pool that is part of what the host reaches some other way, or the other way round.
+
+    Raises:
+        HostError: it overlaps with a network of a site or smaller; larger ones are default routes of VPNs and the like.
+    """
+    wanted = IPv6Network(pool6)
+    for route in routes:
+        destination = IPv6Network(route.destination)
+        if destination.prefixlen >= _SITE and not route.interface.startswith(PREFIX) and wanted.overlaps(destination):
+            raise HostError(
+                f"network.pool6 = {pool6!r} overlaps with this machine's route to {destination} on {route.interface}",
+                'write another network under [network] in batchns.toml, or pool6 = "" for no IPv6 in jobs',
+            )
 
 
 def check_pool(pool: str, routes: Iterable[Route]) -> None:

@@ -14,19 +14,22 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from ipaddress import IPv6Network
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 from batchns.errors import HostError
-from batchns.kernel.network import rules
-from batchns.kernel.network.addresses import PREFIX, check_pool, network, parse_routes
+from batchns.kernel.network import ipv6, rules
+from batchns.kernel.network.addresses import PREFIX, check_pool, check_pool6, network, parse_routes
+from batchns.kernel.network.types import Grant, Hold
 
 # Not the caller's PATH: this runs as root.
 _PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
@@ -34,22 +37,29 @@ _CONF = Path("/proc/sys/net/ipv4/conf")
 _GLOBAL_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _ROUTES = Path("/proc/self/net/route")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,15}")  # a name that needs no quoting anywhere
+_LEAST_GROUP = 1 << 30  # device groups from here on, far from those that an administrator numbers by hand
 _LOCK_SECONDS = 20.0
 _NFT_SECONDS = 20.0
-
-
-class Hold(NamedTuple):
-    """What one holder needs."""
-
-    pool: str
-    nat: bool
 
 
 class Firewall:
     """One holder's grip on the firewall. Also a context manager: `hold` on entering, `leave` on leaving."""
 
-    def __init__(self, *, run_folder: str, pool: str, nat: bool) -> None:
+    def __init__(
+        self,
+        *,
+        run_folder: str,
+        pool: str,
+        nat: bool,
+        pool6: str = "",
+        outside: Sequence[str] = Hold._field_defaults["outside"],
+        resolvers: Sequence[str] = (),
+        grants: Sequence[Grant] = (),
+    ) -> None:
         """`nat`: jobs with addresses from `pool` reach the outside through the host's address, else they reach nothing.
+
+        `pool6`: the same for IPv6, as far as the host has a way out. `outside`: what they reach there. `resolvers`:
+        name servers that they may ask, wherever those are. `grants`: what some of them reach besides.
 
         Raises:
             HostError: the pool is none.
@@ -57,8 +67,20 @@ class Firewall:
         network(pool)
         self._folder = Path(run_folder) / "firewall"
         self._opened = self._folder / "forwarding.json"
-        self._wanted = Hold(pool, nat)
+        self._forwarding6 = ipv6.Forwarding(self._folder / "forwarding6.json")
+        self._wanted = Hold(pool, nat, pool6, tuple(outside), tuple(resolvers))
+        self._asked = tuple(grants)
         self._held: tuple[Path, int] | None = None
+
+    @property
+    def pool6(self) -> str:
+        """The IPv6 pool, "" where this machine has no use for one. Not before the firewall is held."""
+        return self._wanted.pool6 if self._held else ""
+
+    @property
+    def groups(self) -> dict[Grant, int]:
+        """The device group of each grant. Known once the firewall is held."""
+        return {grant: group for group, grant in self._wanted.grants}
 
     def __enter__(self) -> Self:
         self.hold()
@@ -80,6 +102,7 @@ class Firewall:
         with self._locked():
             check_pool(self._wanted.pool, parse_routes(_ROUTES.read_text()))
             others = self._live()
+            self._wanted = self._settle(others)
             _check_compatible(self._wanted, others)
             self._held = self._take()
             try:
@@ -100,6 +123,25 @@ class Firewall:
         with self._locked():
             self._drop()
             self._apply(self._live())
+
+    def _settle(self, others: list[Hold]) -> Hold:
+        """What is wanted, as far as this machine has it, with device groups that nobody else uses.
+
+        Raises:
+            HostError: the IPv6 pool is taken.
+        """
+        pool6 = self._wanted.pool6 if self._wanted.nat and ipv6.way_out() else ""
+        if pool6:
+            check_pool6(pool6, ipv6.routes())
+        taken = {group for hold in others for group, _ in hold.grants}
+        groups: list[int] = []
+        while len(groups) < len(self._asked):
+            # Never one that a run which has just been killed may have had: its jobs may be dying still.
+            group = _LEAST_GROUP + secrets.randbelow(_LEAST_GROUP)
+            if group not in taken:
+                taken.add(group)
+                groups.append(group)
+        return self._wanted._replace(pool6=pool6, grants=tuple(zip(groups, self._asked, strict=True)))
 
     # The holders: one file each, locked for as long as its process holds it.
 
@@ -146,28 +188,32 @@ class Firewall:
                 if _try_lock(file.fileno()):
                     path.unlink()
                 else:
-                    live.append(Hold(**json.load(file)))
+                    live.append(_decode(json.load(file)))
         return live
 
     # The host: rules and forwarding, as the holders need them.
 
     def _apply(self, holds: list[Hold]) -> None:
         """Make rules and forwarding what `holds` need. Rules come before forwarding, and go after it."""
-        pools = {hold.pool for hold in holds if hold.nat}
-        opened = self._read_opened()
-        if pools:
-            opened = {**_closed_uplinks(), **opened}
+        if any(hold.nat for hold in holds):
+            opened = {**_closed_uplinks(), **self._read_opened()}
+            six = any(hold.pool6 for hold in holds)
             self._write_opened(opened)
-            _load(rules.render(pools, opened))
+            _load(rules.render(holds, opened, closed6=six and self._forwarding6.ours))
             for name in opened:
                 _set_forwarding(name, "1")
+            if six:
+                self._forwarding6.switch_on()
+            else:
+                self._forwarding6.switch_off()
             return
-        for name, before in opened.items():
+        self._forwarding6.switch_off()
+        for name, before in self._read_opened().items():
             # Someone has switched forwarding on for the whole machine meanwhile: it is theirs now.
             if _GLOBAL_FORWARDING.read_text().strip() == before:
                 _set_forwarding(name, "0")
         self._opened.unlink(missing_ok=True)
-        _load(rules.render((), ()) if holds else rules.REMOVE)
+        _load(rules.render(holds, ()) if holds else rules.REMOVE)
 
     def _read_opened(self) -> dict[str, str]:
         """The interfaces that forward because of batchns, with the global switch ("0", "1") as it was then."""
@@ -215,6 +261,18 @@ def _forward_drop(table: str, chain: str) -> str:
     return f"{what} - {'; '.join(commands)}"
 
 
+def _decode(raw: dict[str, Any]) -> Hold:
+    """The hold that JSON has made lists of. Of another version's, what is known here."""
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in raw.items() if name in Hold._fields
+    }
+    grants = tuple(
+        (group, Grant(user, jobs, tuple((name, first, last) for name, first, last in ports), tuple(ranges)))
+        for group, (user, jobs, ports, ranges) in known.pop("grants", ())
+    )
+    return Hold(**known, grants=grants)
+
+
 def _check_compatible(wanted: Hold, others: list[Hold]) -> None:
     """Two holders share a pool, or have nothing of it in common.
 
@@ -222,11 +280,20 @@ def _check_compatible(wanted: Hold, others: list[Hold]) -> None:
         HostError: they overlap otherwise.
     """
     for other in others:
-        if wanted != other and network(wanted.pool).overlaps(network(other.pool)):
+        same = (wanted.pool, wanted.nat, wanted.outside) == (other.pool, other.nat, other.outside)
+        if not same and network(wanted.pool).overlaps(network(other.pool)):
             raise HostError(
                 f"network.pool = {wanted.pool!r} with nat = {str(wanted.nat).lower()}: another batchns is running with "
                 f"pool = {other.pool!r} and nat = {str(other.nat).lower()}",
-                "write the same two values, or a pool of its own, under [network] in batchns.toml",
+                "write the same pool, nat and outside, or a pool of its own, under [network] in batchns.toml",
+            )
+        if not (wanted.pool6 and other.pool6) or (same and wanted.pool6 == other.pool6):
+            continue
+        if IPv6Network(wanted.pool6).overlaps(IPv6Network(other.pool6)):
+            raise HostError(
+                f"network.pool6 = {wanted.pool6!r}: another batchns is running with other settings and "
+                f"pool6 = {other.pool6!r}",
+                "write the same pool, pool6 and outside, or networks of its own, under [network] in batchns.toml",
             )
 
 

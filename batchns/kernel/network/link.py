@@ -100,7 +100,13 @@ def _own_namespace() -> int:
 def _make_pair(host: Socket, plan: NetworkPlan, namespace: int) -> int:
     """The pair; returns the index of the host's end."""
     pair = messages.new_veth(
-        plan.host_name, plan.host_mac, plan.job_name, plan.job_mac, mtu=plan.mtu, namespace=namespace
+        plan.host_name,
+        plan.host_mac,
+        plan.job_name,
+        plan.job_mac,
+        mtu=plan.mtu,
+        namespace=namespace,
+        group=plan.group,
     )
     _, answer = host.exchange([pair, messages.get_link(plan.host_name)])
     return messages.index(answer)
@@ -109,6 +115,12 @@ def _make_pair(host: Socket, plan: NetworkPlan, namespace: int) -> int:
 def _set_up_host_end(host: Socket, plan: NetworkPlan, link: int) -> int | None:
     """Shaper first, link up, then the way to the job; returns the rate in force."""
     name = plan.host_name
+    more = []
+    if plan.serves:
+        more.append(messages.new_address(plan.gateway, link, local=True))
+    if plan.job_address6:
+        more.append(messages.new_route(plan.job_address6, link))
+        more.append(messages.new_neighbour(plan.job_address6, plan.job_mac, link))
     return _exchange_with_shaper(
         host,
         name,
@@ -120,6 +132,7 @@ def _set_up_host_end(host: Socket, plan: NetworkPlan, link: int) -> int | None:
             messages.link_up(name, link),
             messages.new_route(plan.job_address, link)._replace(hint=_TAKEN),
             messages.new_neighbour(plan.job_address, plan.job_mac, link),
+            *more,
         ],
     )
 
@@ -129,6 +142,11 @@ def _set_up_job_end(inside: Socket, plan: NetworkPlan) -> int | None:
     name = plan.job_name
     (answer,) = inside.exchange([messages.get_link(name)])
     link = messages.index(answer)
+    more = []
+    if plan.job_address6:
+        more.append(messages.new_address(plan.job_address6, link))
+        more.append(messages.new_neighbour(plan.gateway6, plan.host_mac, link))
+        more.append(messages.new_route("default", link, via=plan.gateway6))
     return _exchange_with_shaper(
         inside,
         name,
@@ -142,6 +160,7 @@ def _set_up_job_end(inside: Socket, plan: NetworkPlan) -> int | None:
             messages.new_route(plan.gateway, link),
             messages.new_route("default", link, via=plan.gateway),
             messages.new_neighbour(plan.gateway, plan.host_mac, link),
+            *more,
         ],
     )
 

@@ -37,7 +37,7 @@ _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, index, state, f
 _TRAFFIC = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 1, 3, 4, 18
-_IFLA_AF_SPEC, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 26, 28, 29
+_IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_EXT_MASK = 26, 27, 28, 29
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _VETH_INFO_PEER = 1
 _IFLA_INET_CONF = 1
@@ -48,6 +48,7 @@ _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _IFF_UP = 1
 
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RTN_UNICAST = 254, 4, 1
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
@@ -57,18 +58,24 @@ _TC_H_ROOT = 0xFFFFFFFF
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 
 _NEW = NLM_F_CREATE | NLM_F_EXCL
-_INET = socket.AF_INET
+_INET, _INET6 = socket.AF_INET, socket.AF_INET6
 
 
-def new_veth(host_name: str, host_mac: str, job_name: str, job_mac: str, *, mtu: int, namespace: int) -> Request:
-    """A veth pair; the end called `job_name` is born in the network namespace of descriptor `namespace`."""
+def new_veth(
+    host_name: str, host_mac: str, job_name: str, job_mac: str, *, mtu: int, namespace: int, group: int = 0
+) -> Request:
+    """A veth pair; the end called `job_name` is born in the network namespace of descriptor `namespace`.
+
+    `group`: the other end's device group.
+    """
     peer = _LINK.pack(0, 0, 0, 0, 0) + _link_attributes(job_name, job_mac, mtu) + number(_IFLA_NET_NS_FD, namespace)
     info = nested(
         _IFLA_LINKINFO,
         text(_IFLA_INFO_KIND, "veth"),
         nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, peer)),
     )
-    body = _LINK.pack(0, 0, 0, 0, 0) + _link_attributes(host_name, host_mac, mtu) + info
+    member = number(_IFLA_GROUP, group) if group else b""
+    body = _LINK.pack(0, 0, 0, 0, 0) + _link_attributes(host_name, host_mac, mtu) + member + info
     return Request("make the veth pair", host_name, _RTM_NEWLINK, _NEW, body)
 
 
@@ -112,10 +119,11 @@ def _settings(link: int, inet: dict[int, int]) -> bytes:
     return _LINK.pack(0, 0, link, 0, 0) + nested(_IFLA_AF_SPEC, *families)
 
 
-def new_address(address: str, link: int) -> Request:
-    """`address`/32 on the link."""
-    packed = socket.inet_aton(address)
-    body = _ADDRESS.pack(_INET, 32, 0, _SCOPE_UNIVERSE, link)
+def new_address(address: str, link: int, *, local: bool = False) -> Request:
+    """`address` alone (/32, /128) on the link. `local`: never taken as the source of what leaves by other links."""
+    family, packed = _packed(address)
+    flags = _IFA_F_NODAD if family == _INET6 else 0  # nobody else is on this link to ask
+    body = _ADDRESS.pack(family, len(packed) * 8, flags, _SCOPE_LINK if local else _SCOPE_UNIVERSE, link)
     body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
     return Request("add the address", address, _RTM_NEWADDR, _NEW, body)
 
@@ -124,19 +132,21 @@ def new_route(destination: str, link: int, *, via: str = "") -> Request:
     """A route to `destination` (one address, or "default"), on the link itself or via a gateway there."""
     everything = destination == "default"
     scope = _SCOPE_UNIVERSE if via else _SCOPE_LINK
-    length = 0 if everything else 32
-    body = _ROUTE.pack(_INET, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0)
+    family, packed = _packed(via if everything else destination)
+    length = 0 if everything else len(packed) * 8
+    body = _ROUTE.pack(family, length, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, _RTN_UNICAST, 0)
     if not everything:
-        body += attribute(_RTA_DST, socket.inet_aton(destination))
+        body += attribute(_RTA_DST, packed)
     if via:
-        body += attribute(_RTA_GATEWAY, socket.inet_aton(via))
+        body += attribute(_RTA_GATEWAY, _packed(via)[1])
     return Request("add the route", destination, _RTM_NEWROUTE, _NEW, body + number(_RTA_OIF, link))
 
 
 def new_neighbour(address: str, mac: str, link: int) -> Request:
     """A permanent neighbour entry: nobody is asked who has `address`, and no answer changes it."""
-    body = _NEIGHBOUR.pack(_INET, link, _NUD_PERMANENT, 0, 0)
-    body += attribute(_NDA_DST, socket.inet_aton(address)) + attribute(_NDA_LLADDR, _mac(mac))
+    family, packed = _packed(address)
+    body = _NEIGHBOUR.pack(family, link, _NUD_PERMANENT, 0, 0)
+    body += attribute(_NDA_DST, packed) + attribute(_NDA_LLADDR, _mac(mac))
     return Request("add the neighbour", address, _RTM_NEWNEIGH, _NEW, body)
 
 
@@ -161,6 +171,12 @@ def shaper_rate(answer: bytes, mtu: int) -> int | None:
     if found.get(_TCA_KIND, b"").rstrip(b"\0") != b"tbf":
         return None
     return shaper.rate(found[_TCA_OPTIONS], mtu)
+
+
+def _packed(address: str) -> tuple[int, bytes]:
+    """Family and bytes of an address."""
+    family = _INET6 if ":" in address else _INET
+    return family, socket.inet_pton(family, address)
 
 
 def _mac(mac: str) -> bytes:

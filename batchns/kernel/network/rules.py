@@ -3,57 +3,80 @@
 1. One table, by interface prefix: no rule is ever made or removed for one job.
 2. What is not allowed is dropped: in a table of one's own only a drop is final, an accept leaves it to others.
 3. A script replaces the whole table in one transaction, so there is no moment without rules.
+4. What only some jobs may reach goes by the device group of their links. A link is born with its group and ends with
+   its job, so there is nothing to add when a job starts, nothing to take away when it ends, and no address to recycle.
 
 Sources: nft(8), wiki.nftables.org "Netfilter hooks".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import collapse_addresses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from batchns.kernel.network.addresses import PREFIX, network
+from batchns.kernel.network.types import Grant, Hold
+from batchns.model.reach import SPECIAL, Range, is_special
 
 TABLE = "batchns"
 
 _RULES = """\
 table inet {table} {{
-    set pools {{
-        type ipv4_addr
-        flags interval
-        {pools}
-    }}
-    set opened {{
-        type ifname
-        {opened}
-    }}
+    set pools {{ type ipv4_addr; flags interval; {pools} }}
+    set pools6 {{ type ipv6_addr; flags interval; {pools6} }}
+    set outside {{ type ipv4_addr . ipv4_addr; flags interval; {outside} }}
+    set outside6 {{ type ipv6_addr . ipv6_addr; flags interval; {outside6} }}
+    set special {{ type ipv4_addr; flags interval; {special} }}
+    set special6 {{ type ipv6_addr; flags interval; {special6} }}
+    set resolvers {{ type ipv4_addr; {resolvers} }}
+    set resolvers6 {{ type ipv6_addr; {resolvers6} }}
+    set peers {{ type devgroup . devgroup; {peers} }}
+    set ports {{ type devgroup . inet_proto . inet_service; flags interval; {ports} }}
+    set ranges {{ type devgroup . ipv4_addr; flags interval; {ranges} }}
+    set ranges6 {{ type devgroup . ipv6_addr; flags interval; {ranges6} }}
+    set opened {{ type ifname; {opened} }}
     chain source {{
-        comment "a job sends IPv4 with its own address, or nothing"
+        comment "a job sends with its own address, or nothing"
         type filter hook prerouting priority raw
-        iifname "{prefix}*" meta nfproto != ipv4 drop
+        iifname "{prefix}*" ip6 saddr != @pools6 drop
         iifname "{prefix}*" fib saddr . iif oif missing drop
     }}
     chain input {{
-        comment "no service of the host is there for jobs"
         type filter hook input priority filter
-        iifname "{prefix}*" drop
+        iifname "{prefix}*" jump to_host
+    }}
+    chain to_host {{
+        comment "no service of the host is there for jobs"
+        iifgroup . meta l4proto . th dport @ports accept comment "unless they may ask for it"
+        ip saddr @pools ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip6 saddr @pools6 ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
+        drop
     }}
     chain forward {{
         type filter hook forward priority filter
         iifname "{prefix}*" jump from_job
         oifname "{prefix}*" jump to_job
-        iifname @opened ct state != {{ established, related }} drop comment "no router for others"
+        meta nfproto ipv4 iifname @opened ct state != {{ established, related }} drop comment "no router for others"
+        {closed6}
     }}
     chain output {{
         type filter hook output priority filter
         oifname "{prefix}*" jump to_job
     }}
     chain from_job {{
+        oifname "{prefix}*" iifgroup . oifgroup @peers accept
         oifname "{prefix}*" drop
         ip daddr @pools drop comment "an address that no job has: nobody outside may answer for it"
-        ip daddr 169.254.0.0/16 drop comment "cloud metadata"
+        ip6 daddr @pools6 drop comment "the same"
         ct status dnat drop comment "a service of the host that lives behind a port forwarding"
-        ip saddr @pools accept
+        ip saddr @pools ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip6 saddr @pools6 ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip saddr @pools iifgroup . ip daddr @ranges accept
+        ip6 saddr @pools6 iifgroup . ip6 daddr @ranges6 accept
+        ip daddr @special drop comment "cloud metadata"
+        ip6 daddr @special6 drop comment "cloud metadata"
+        ip saddr . ip daddr @outside accept
+        ip6 saddr . ip6 daddr @outside6 accept
         drop
     }}
     chain to_job {{
@@ -63,29 +86,97 @@ table inet {table} {{
     chain nat {{
         type nat hook postrouting priority srcnat
         ip saddr @pools oifname != "{prefix}*" masquerade
+        ip6 saddr @pools6 oifname != "{prefix}*" masquerade
     }}
 }}
 """
+
+_CLOSED6 = (
+    f'meta nfproto ipv6 iifname != "{PREFIX}*" ct state != {{ established, related }} drop '
+    'comment "no router for others"'
+)
 
 # Deleting a table that is not there would fail, making one that is there does not.
 REMOVE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 
 
-def render(pools: Iterable[str], opened: Iterable[str]) -> str:
+def render(holds: Sequence[Hold], opened: Iterable[str], *, closed6: bool = False) -> str:
     """The script that puts the table in place of whatever was there.
 
-    `pools`: networks whose jobs reach the outside. `opened`: interfaces that forward only because batchns asked them
-    to, so that nothing but the jobs' traffic may use that.
+    `opened`: interfaces that forward IPv4 only because batchns asked them to, so that nothing but the jobs' traffic may
+    use that. `closed6`: the same of all IPv6.
     """
-    networks = collapse_addresses(network(pool) for pool in pools)
+    out = [hold for hold in holds if hold.nat]
+    out6 = [hold for hold in out if hold.pool6]
+    resolvers = sorted({address for hold in out for address in hold.resolvers})
+    grants = dict(grant for hold in holds for grant in hold.grants)
     return REMOVE + _RULES.format(
         table=TABLE,
         prefix=PREFIX,
-        pools=_elements(str(entry) for entry in networks),
-        opened=_elements(f'"{name}"' for name in sorted(opened)),
+        pools=_set(map(str, collapse_addresses(network(hold.pool) for hold in out))),
+        pools6=_set(map(str, collapse_addresses(IPv6Network(hold.pool6) for hold in out6))),
+        outside=_set(_ranges({hold.pool: _of_family(4, hold.outside) for hold in out})),
+        outside6=_set(_ranges({hold.pool6: _of_family(6, hold.outside) for hold in out6})),
+        special=_set(str(special) for special in SPECIAL if special.version == 4),
+        special6=_set(str(special) for special in SPECIAL if special.version == 6),
+        resolvers=_set(address for address in resolvers if ":" not in address),
+        resolvers6=_set(address for address in resolvers if ":" in address),
+        peers=_set(_peers(grants)),
+        ports=_set(_ports(grants)),
+        ranges=_set(_ranges({str(group): _of_family(4, grant.ranges) for group, grant in grants.items()})),
+        ranges6=_set(_ranges({str(group): _of_family(6, grant.ranges) for group, grant in grants.items()})),
+        opened=_set(f'"{name}"' for name in sorted(opened)),
+        closed6=_CLOSED6 if closed6 else "",
     )
 
 
-def _elements(values: Iterable[str]) -> str:
+def _of_family(version: int, ranges: Iterable[str]) -> list[Range]:
+    return [found for found in map(ip_network, ranges) if found.version == version]
+
+
+def _ranges(of: Mapping[str, Sequence[Range]]) -> Iterator[str]:
+    """Each key with each of its ranges, which must not overlap in one set."""
+    for key, ranges in of.items():
+        ordinary = [part for given in ranges for part in _without_special(given)]
+        for part in collapse_addresses(ordinary):  # type: ignore[type-var]  # one family
+            yield f"{key} . {part}"
+
+
+def _without_special(given: Range) -> list[Range]:
+    """`given` without what is special in it, unless all of it is."""
+    parts = [given]
+    if is_special(given):
+        return parts
+    for special in SPECIAL:
+        parts = [left for part in parts for left in _without(part, special)]
+    return parts
+
+
+def _without(given: Range, special: Range) -> list[Range]:
+    if isinstance(given, IPv4Network) and isinstance(special, IPv4Network) and special.subnet_of(given):
+        return list(given.address_exclude(special))
+    if isinstance(given, IPv6Network) and isinstance(special, IPv6Network) and special.subnet_of(given):
+        return list(given.address_exclude(special))
+    return [given]
+
+
+def _ports(grants: Mapping[int, Grant]) -> Iterator[str]:
+    """Each group's ports, as ranges that do not overlap."""
+    for group, grant in grants.items():
+        for protocol in sorted({protocol for protocol, _, _ in grant.ports}):
+            last = 0
+            for first, end in sorted((first, end) for name, first, end in grant.ports if name == protocol):
+                if end > last:
+                    yield f"{group} . {protocol} . {max(first, last + 1)}-{end}"
+                    last = end
+
+
+def _peers(grants: Mapping[int, Grant]) -> Iterator[str]:
+    """Both directions of every pair of groups of one user that have "jobs", a group and itself included."""
+    members = [(group, grant.user) for group, grant in grants.items() if grant.jobs]
+    return (f"{one} . {other}" for one, user in members for other, same in members if user == same)
+
+
+def _set(values: Iterable[str]) -> str:
     joined = ", ".join(values)
-    return f"elements = {{ {joined} }}" if joined else ""
+    return f"elements = {{ {joined} }};" if joined else ""

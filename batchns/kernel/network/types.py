@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 
 class NetworkPlan(NamedTuple):
-    """A routed veth pair. `host_name` is unique on the machine and begins with the firewall's prefix."""
+    """A routed veth pair. `host_name` is unique on the machine and begins with the firewall's prefix.
+
+    The firewall knows by `group`, the host end's device group, what the job may reach besides (0: nothing).
+    """
 
     mode: str  # "private" or "none"
     host_name: str = ""
@@ -22,6 +25,30 @@ class NetworkPlan(NamedTuple):
     egress: int | None = None
     ingress: int | None = None
     mtu: int = 1500
+    job_address6: str = ""  # "": no IPv6
+    gateway6: str = "fe80::1"  # as `gateway`
+    group: int = 0
+    serves: bool = False  # the host end holds `gateway`, so that the job finds services of the host there
+
+
+class Grant(NamedTuple):
+    """What some jobs may reach beside what all jobs reach."""
+
+    user: int  # whose jobs they are
+    jobs: bool = False  # jobs of the same user that have this, too
+    ports: tuple[tuple[str, int, int], ...] = ()  # the host's, each (protocol, first, last)
+    ranges: tuple[str, ...] = ()  # outside, each "address/length"
+
+
+class Hold(NamedTuple):
+    """What one run's jobs need of the firewall."""
+
+    pool: str
+    nat: bool
+    pool6: str = ""  # "": its jobs have no IPv6
+    outside: tuple[str, ...] = ("0.0.0.0/0", "::/0")  # what all its jobs reach there
+    resolvers: tuple[str, ...] = ()  # name servers that its jobs may ask
+    grants: tuple[tuple[int, Grant], ...] = ()  # by device group
 
 
 class Counters(NamedTuple):

@@ -52,7 +52,7 @@ def test_the_jobs_end_is_as_planned(world: World) -> None:
     assert seen["qdiscs"] == ["tbf"]
 
 
-@pytest.mark.parametrize("rate", [8_000, 64_000, 34_000 * MBIT, 35_000 * MBIT, 100_000 * MBIT])
+@pytest.mark.parametrize("rate", [8_000, 64_000, 34_000 * MBIT, 35_000 * MBIT, 40_000 * MBIT, 100_000 * MBIT])
 def test_rates_up_to_100_gbit_are_held_by_the_kernel_as_asked(world: World, rate: int) -> None:
     plan = world.plan(egress=rate, ingress=2 * rate)
     assert world.job(plan).prepared == Shapers(egress=rate, ingress=2 * rate)

@@ -27,9 +27,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield world
 
 
-def egress(world: World, job: Place) -> float:
-    world.outside.begin(programs.accept_and_measure, PORT, RAMP, WINDOW)
-    job.begin(programs.pour, OUTSIDE, PORT, RAMP + WINDOW + 1)
+def egress(world: World, job: Place, ramp: float = RAMP, window: float = WINDOW) -> float:
+    world.outside.begin(programs.accept_and_measure, PORT, ramp, window)
+    job.begin(programs.pour, OUTSIDE, PORT, ramp + window + 1)
     measured = world.outside.result()
     job.result()
     return measured
@@ -62,6 +62,16 @@ def test_ingress_is_the_asked_rate_within_6_percent(world: World, megabits: int)
     job = world.job(world.plan(ingress=megabits * MBIT))
     assert job.prepared == Shapers(egress=None, ingress=megabits * MBIT)
     assert_near(megabits * MBIT, lambda: ingress(world, job))
+
+
+def test_a_limit_of_100_gbit_slows_nothing_down_that_is_slower_anyway(world: World) -> None:
+    """Its queue and bucket are long enough: what this machine can do by itself goes through."""
+    limited, unlimited = world.job(world.plan(egress=100_000 * MBIT)), world.job(world.plan())
+    assert limited.prepared == Shapers(egress=100_000 * MBIT)
+    ratios = []
+    while not ratios or (ratios[-1] < 0.8 and len(ratios) < 4):  # the machine may be busy with something else
+        ratios.append(egress(world, limited, 0.2, 0.6) / egress(world, unlimited, 0.2, 0.6))
+    assert ratios[-1] >= 0.8, f"of the rate without a limit: {ratios}"
 
 
 def test_without_a_limit_more_goes_through_than_any_tested_limit_lets_pass(world: World) -> None:

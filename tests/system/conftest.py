@@ -126,7 +126,11 @@ def on_this_machine() -> dict[str, Any]:
         "children": children,
         "run folder": sorted(str(path) for path in RUN_FOLDER.rglob("*")) if RUN_FOLDER.exists() else [],
         "tables": [line for line in tables.splitlines() if "batchns" in line],
-        "forwarding": {str(path): path.read_text() for path in Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")},
+        "forwarding": {
+            str(path): path.read_text()
+            for pattern in ("ipv4/conf/*/forwarding", "ipv6/conf/*/forwarding", "ipv6/conf/*/accept_ra")
+            for path in Path("/proc/sys/net").glob(pattern)
+        },
     }
 
 

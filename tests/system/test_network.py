@@ -17,7 +17,7 @@ from .dns_server import ADDRESS, NAME
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
 
-SERVER = "198.51.100.53"
+SERVER, SERVER6 = "198.51.100.53", "2001:db8:53::53"
 LOOK_UP = f"import socket; print(socket.getaddrinfo('{NAME}', 80, socket.AF_INET)[0][4][0])"
 
 
@@ -26,13 +26,14 @@ def name_server() -> Iterator[str]:
     """Its address; it is a machine of its own, at the other end of a link."""
     program = Path(__file__).with_name("dns_server.py")
     process = subprocess.Popen(
-        ["unshare", "-n", sys.executable, str(program), "dns1", SERVER], stdout=subprocess.PIPE, text=True
+        ["unshare", "-n", sys.executable, str(program), "dns1", SERVER, SERVER6], stdout=subprocess.PIPE, text=True
     )
     try:
         while os.readlink(f"/proc/{process.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
             assert process.poll() is None
         run("ip", "link", "add", "dns0", "type", "veth", "peer", "name", "dns1", "netns", str(process.pid))
         run("ip", "address", "add", "198.51.100.1/24", "dev", "dns0")
+        run("ip", "address", "add", "2001:db8:53::1/64", "dev", "dns0", "nodad")
         run("ip", "link", "set", "dns0", "up")
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -73,6 +74,19 @@ def test_a_job_looks_names_up_at_the_server_of_the_settings(folder: Path, name_s
     assert ran.stdout.strip() == ADDRESS, ran.stderr
     ran = batchns("run", "--config", "batchns.toml", "--", "getent", "ahostsv4", NAME, cwd=folder)
     assert ADDRESS in ran.stdout
+
+
+def test_where_the_host_has_a_way_out_by_ipv6_jobs_have_it_too(folder: Path, name_server: str) -> None:
+    (folder / "batchns.toml").write_text(f'[network]\ndns = ["{SERVER6}"]\n')
+    code = f"import os; print(os.environ.get('BATCHNS_ADDRESS6')); {LOOK_UP}"
+    arguments = ("run", "--config", "batchns.toml", "--", "python3", "-c", code)
+    before = batchns(*arguments, cwd=folder)
+    assert (before.code, before.stdout) == (1, "None\n")
+    run("ip", "-6", "route", "add", "default", "via", SERVER6, "dev", "dns0")
+    after = batchns(*arguments, cwd=folder)
+    address, answer = after.stdout.split()
+    assert address.startswith("fd62:6e73:d5::")
+    assert answer == ADDRESS
 
 
 def test_a_job_looks_names_up_where_the_host_does(folder: Path, name_server: str, etc: Path) -> None:

@@ -12,7 +12,7 @@ Sources: nft(8), wiki.nftables.org "Netfilter hooks".
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from ipaddress import IPv6Network, collapse_addresses, ip_network
 
 from batchns.kernel.network.addresses import PREFIX, network
 from batchns.kernel.network.types import Grant, Hold
@@ -32,6 +32,8 @@ table inet {table} {{
     set resolvers6 {{ type ipv6_addr; {resolvers6} }}
     set peers {{ type devgroup . devgroup; {peers} }}
     set ports {{ type devgroup . inet_proto . inet_service; flags interval; {ports} }}
+    set trusted {{ type devgroup . ipv4_addr; flags interval; {trusted} }}
+    set trusted6 {{ type devgroup . ipv6_addr; flags interval; {trusted6} }}
     set ranges {{ type devgroup . ipv4_addr; flags interval; {ranges} }}
     set ranges6 {{ type devgroup . ipv6_addr; flags interval; {ranges6} }}
     set opened {{ type ifname; {opened} }}
@@ -71,10 +73,12 @@ table inet {table} {{
         ct status dnat drop comment "a service of the host that lives behind a port forwarding"
         ip saddr @pools ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
         ip6 saddr @pools6 ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip saddr @pools iifgroup . ip daddr @trusted accept
+        ip6 saddr @pools6 iifgroup . ip6 daddr @trusted6 accept
+        ip daddr @special drop comment "cloud metadata, also where a wider range is allowed"
+        ip6 daddr @special6 drop comment "the same"
         ip saddr @pools iifgroup . ip daddr @ranges accept
         ip6 saddr @pools6 iifgroup . ip6 daddr @ranges6 accept
-        ip daddr @special drop comment "cloud metadata"
-        ip6 daddr @special6 drop comment "cloud metadata"
         ip saddr . ip daddr @outside accept
         ip6 saddr . ip6 daddr @outside6 accept
         drop
@@ -123,8 +127,10 @@ def render(holds: Sequence[Hold], opened: Iterable[str], *, closed6: bool = Fals
         resolvers6=_set(address for address in resolvers if ":" in address),
         peers=_set(_peers(grants)),
         ports=_set(_ports(grants)),
-        ranges=_set(_ranges({str(group): _of_family(4, grant.ranges) for group, grant in grants.items()})),
-        ranges6=_set(_ranges({str(group): _of_family(6, grant.ranges) for group, grant in grants.items()})),
+        trusted=_set(_granted(grants, 4, special=True)),
+        trusted6=_set(_granted(grants, 6, special=True)),
+        ranges=_set(_granted(grants, 4, special=False)),
+        ranges6=_set(_granted(grants, 6, special=False)),
         opened=_set(f'"{name}"' for name in sorted(opened)),
         closed6=_CLOSED6 if closed6 else "",
     )
@@ -137,27 +143,18 @@ def _of_family(version: int, ranges: Iterable[str]) -> list[Range]:
 def _ranges(of: Mapping[str, Sequence[Range]]) -> Iterator[str]:
     """Each key with each of its ranges, which must not overlap in one set."""
     for key, ranges in of.items():
-        ordinary = [part for given in ranges for part in _without_special(given)]
-        for part in collapse_addresses(ordinary):  # type: ignore[type-var]  # one family
+        for part in collapse_addresses(ranges):  # type: ignore[type-var]  # one family
             yield f"{key} . {part}"
 
 
-def _without_special(given: Range) -> list[Range]:
-    """`given` without what is special in it, unless all of it is."""
-    parts = [given]
-    if is_special(given):
-        return parts
-    for special in SPECIAL:
-        parts = [left for part in parts for left in _without(part, special)]
-    return parts
-
-
-def _without(given: Range, special: Range) -> list[Range]:
-    if isinstance(given, IPv4Network) and isinstance(special, IPv4Network) and special.subnet_of(given):
-        return list(given.address_exclude(special))
-    if isinstance(given, IPv6Network) and isinstance(special, IPv6Network) and special.subnet_of(given):
-        return list(given.address_exclude(special))
-    return [given]
+def _granted(grants: Mapping[int, Grant], version: int, *, special: bool) -> Iterator[str]:
+    """The ranges of each group: those that are special, or those that are not."""
+    return _ranges(
+        {
+            str(group): [found for found in _of_family(version, grant.ranges) if bool(is_special(found)) is special]
+            for group, grant in grants.items()
+        }
+    )
 
 
 def _ports(grants: Mapping[int, Grant]) -> Iterator[str]:

@@ -17,13 +17,14 @@ from typing import Any
 import click
 
 from batchns.cli.load import find_config, load_jobs
-from batchns.errors import BatchnsError
+from batchns.errors import BatchnsError, UserError
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
 from batchns.model.options import job_from_options
 from batchns.model.result import JobResult
 from batchns.model.signals import signal_number
+from batchns.model.submitter import Submitter
 from batchns.supervise.view import JobView, Observer
 
 EXIT_FAILED = 1  # a job did not complete
@@ -47,6 +48,7 @@ class _Run(click.Command):
 @click.argument("files", nargs=-1, metavar="FILE... | -- COMMAND [ARG...]")
 @click.option("--config", metavar="FILE", help="Use this batchns.toml.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each job on stdout, at its end.")
+@click.option("--user", metavar="USER", help="Run the jobs as this user (root only); default: who runs batchns.")
 @click.option("--name", metavar="NAME", help="The job's name; default: the program's.")
 @click.option("--cpus", metavar="N", help="Whole CPUs are exclusive; 0.5 shares one.")
 @click.option("--cpuset", metavar="LIST", help='Pin to these CPUs: "2-3".')
@@ -67,7 +69,15 @@ class _Run(click.Command):
 @click.option("--time-limit", metavar="TIME", help='End the job after so long: "2h30m".')
 @click.option("--grace-time", metavar="TIME", help="Between asking it to end and killing it.")
 @click.pass_context
-def run(ctx: click.Context, /, files: tuple[str, ...], config: str | None, as_json: bool, **options: Any) -> None:
+def run(
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    config: str | None,
+    as_json: bool,
+    user: str | None,
+    **options: Any,
+) -> None:
     """Run job files, or one command, each in a sandbox of its own.
 
     FILE is a job file, a folder (all *.toml in it) or - for standard input. All their jobs are queued by priority and
@@ -78,19 +88,25 @@ def run(ctx: click.Context, /, files: tuple[str, ...], config: str | None, as_js
     """
     command: list[str] | None = ctx.meta.get("batchns.command")
     settings = find_config(config)
+    submitter = _submitter(user)
     if command is None:
-        _run_files(ctx, files, settings, as_json, options)
+        _run_files(ctx, files, settings, submitter, as_json, options)
     elif files:
         raise click.UsageError(f"files and a command do not mix - leave out {files[0]!r} or the command")
     elif not command:
         raise click.UsageError("no command after -- - write batchns run -- COMMAND ARG...")
     else:
         spec = job_from_options({**options, "command": command}, config=settings, folder=os.getcwd())
-        ctx.exit(_run_attached(spec, settings, as_json))
+        ctx.exit(_run_attached(spec, settings, submitter, as_json))
 
 
 def _run_files(
-    ctx: click.Context, files: tuple[str, ...], config: Config, as_json: bool, options: dict[str, Any]
+    ctx: click.Context,
+    files: tuple[str, ...],
+    config: Config,
+    submitter: Submitter,
+    as_json: bool,
+    options: dict[str, Any],
 ) -> None:
     given = [name for name, value in options.items() if value]
     if given:
@@ -98,25 +114,25 @@ def _run_files(
         raise click.UsageError(f"{option} is for -- COMMAND - write {given[0]} into the job file")
     if not files:
         raise click.UsageError("nothing to run - write batchns run FILE... or batchns run [OPTIONS] -- COMMAND")
-    ctx.exit(_run_to_the_end(load_jobs(files, config), config, as_json))
+    ctx.exit(_run_to_the_end(load_jobs(files, config), config, submitter, as_json))
 
 
-def _run_to_the_end(specs: Sequence[JobSpec], config: Config, as_json: bool) -> int:
+def _run_to_the_end(specs: Sequence[JobSpec], config: Config, submitter: Submitter, as_json: bool) -> int:
     from batchns.cli.display import open_display
     from batchns.cli.tables import make_console, print_results
 
     began = time.monotonic()
     with open_display(sys.stderr) as display, _results(display, as_json) as observer:
-        results, interrupted = _supervise(specs, config, observer)
+        results, interrupted = _supervise(specs, config, submitter, observer)
     print_results(make_console(sys.stderr), results, time.monotonic() - began)
     if interrupted:
         return EXIT_SIGNAL + interrupted
     return 0 if all(result.state is State.COMPLETED for result in results) else EXIT_FAILED
 
 
-def _run_attached(spec: JobSpec, config: Config, as_json: bool) -> int:
+def _run_attached(spec: JobSpec, config: Config, submitter: Submitter, as_json: bool) -> int:
     with _results(None, as_json) as observer:
-        results, _ = _supervise([spec], config, observer, attached=(0, 1, 2))
+        results, _ = _supervise([spec], config, submitter, observer, attached=(0, 1, 2))
     result = results[0]
     if result.state is not State.COMPLETED and result.reason and result.state is not State.CANCELLED:
         _tell(f"{result.state.value}: {result.reason}")
@@ -132,8 +148,28 @@ def attached_exit_code(result: JobResult) -> int:
     return EXIT_HOST
 
 
+def _submitter(user: str | None) -> Submitter:
+    """Who the jobs belong to.
+
+    Raises:
+        UserError: no such user, or only root may say so.
+    """
+    from batchns.supervise import users
+
+    if user is None:
+        return users.current()
+    submitter = users.named(user)
+    if os.geteuid() not in (0, submitter.uid):
+        raise UserError(f"--user {user}: only root runs jobs as another user", f"sudo batchns run --user {user} ...")
+    return submitter
+
+
 def _supervise(
-    specs: Sequence[JobSpec], config: Config, observer: Observer, attached: tuple[int, int, int] | None = None
+    specs: Sequence[JobSpec],
+    config: Config,
+    submitter: Submitter,
+    observer: Observer,
+    attached: tuple[int, int, int] | None = None,
 ) -> tuple[list[JobResult], int]:
     """Run all jobs; returns their results and the number of the first interrupting signal (0: none)."""
     import trio
@@ -159,7 +195,7 @@ def _supervise(
 
     async def main() -> list[JobResult]:
         async with (
-            open_supervisor(config, specs, observer, attached=attached, tell=_tell) as supervisor,
+            open_supervisor(config, specs, observer, submitter=submitter, attached=attached, tell=_tell) as supervisor,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(heed_signals, supervisor)

@@ -110,7 +110,7 @@ def user_namespace() -> str:
     """A user namespace whose ids are mapped from outside, as the sandbox does it (root), or by oneself (a user)."""
     if os.geteuid() != 0:
         return enter(0)
-    os.close(userns.make_mapped(IDS))
+    os.close(userns.make_mapped((IDS, IDS)))
     return ""
 
 
@@ -128,7 +128,7 @@ def idmapped_tmpfs() -> str:
 
 def _shift(mount: int) -> str:
     owner = os.fstat(mount).st_uid
-    syscalls.mount_setattr(mount, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns=userns.make_mapped(IDS))
+    syscalls.mount_setattr(mount, attr_set=syscalls.MOUNT_ATTR_IDMAP, userns=userns.make_mapped((IDS, IDS)))
     seen = os.fstat(mount).st_uid
     if owner < ID_COUNT and seen != ID_START + owner:
         raise OSError(errno.EOVERFLOW, f"the owner {owner} appears as {seen}, not as {ID_START + owner}")

@@ -11,7 +11,8 @@ from errno import EPERM
 
 from batchns.kernel import syscalls
 
-Ids = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
+Map = tuple[tuple[int, int, int], ...]  # (inside, outside, count)
+Ids = tuple[Map, Map]  # of users, of groups
 
 
 def map_ids(pid: int, ids: Ids) -> None:
@@ -20,10 +21,10 @@ def map_ids(pid: int, ids: Ids) -> None:
     Raises:
         OSError: EPERM where the map would contain host uid 0; else the kernel's, with the path of the map.
     """
-    if any(outside == 0 for _, outside, _ in ids):
-        raise OSError(EPERM, f"an id map must not contain host uid 0: {ids}")
-    text = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ids)
-    for name, value in (("setgroups", "deny"), ("gid_map", text), ("uid_map", text)):
+    uids, gids = ids
+    if any(outside == 0 for _, outside, _ in uids):
+        raise OSError(EPERM, f"an id map must not contain host uid 0: {uids}")
+    for name, value in (("setgroups", "deny"), ("gid_map", _text(gids)), ("uid_map", _text(uids))):
         path = f"/proc/{pid}/{name}"
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -32,6 +33,10 @@ def map_ids(pid: int, ids: Ids) -> None:
             raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
         finally:
             os.close(fd)
+
+
+def _text(entries: Map) -> str:
+    return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in entries)
 
 
 def make_mapped(ids: Ids) -> int:

@@ -15,11 +15,14 @@ from attrs import field, frozen
 from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network.types import NetworkPlan
-from batchns.launch.plan import Base, Command, Credentials, IdMap, Mount, Plan
+from batchns.launch.ids import IDS_PER_RANGE, identify, identity_of
+from batchns.launch.plan import Base, Command, Mount, Plan
 from batchns.launch.sandbox import SCRIPT
 from batchns.model.job import Bind, Identity, JobSpec
+from batchns.model.submitter import ROOT, Submitter
 
-IDS_PER_RANGE = 65536
+__all__ = ["IDS_PER_RANGE", "Attempt", "Slot", "base", "build", "host_paths"]
+
 _OOM_SCORE_ADJ = 500  # a job goes before the machine's own services; init stays at 0
 
 READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
@@ -61,6 +64,7 @@ class Attempt:
     name: str
     job_id: str
     spec: JobSpec
+    submitter: Submitter = ROOT
     slot: Slot
     cgroup: CgroupPlan
     network: NetworkPlan
@@ -108,8 +112,7 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
     spec = attempt.spec
     if spec.isolation.rootfs is not None:
         raise UserError(f"job {spec.name}: isolation.rootfs is not available in this version", "remove it")
-    if spec.isolation.identity not in (None, Identity.PRIVATE):
-        raise UserError(f"job {spec.name}: isolation.identity must be 'private' in this version", "remove it")
+    identified = identify(attempt.submitter, spec.isolation.identity, attempt.slot.id_start)
     return Plan(
         attempt=attempt.name,
         ahead=attempt.ahead,
@@ -117,22 +120,23 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         base=base(host_paths, attempt.usual_scratch),
         cgroup=attempt.cgroup,
         network=attempt.network,
-        mounts=_mounts(attempt),
-        ids=(IdMap(0, attempt.slot.id_start, IDS_PER_RANGE),),
-        credentials=Credentials(uid=0, gid=0),
+        mounts=_mounts(attempt, shifted=bool(identified.shift.uids)),
+        ids=identified.ids,
+        shift=identified.shift,
+        credentials=identified.credentials,
         command=_command(attempt),
         seccomp=attempt.seccomp,
         record=attempt.record,
     )
 
 
-def _mounts(attempt: Attempt) -> tuple[Mount, ...]:
+def _mounts(attempt: Attempt, *, shifted: bool) -> tuple[Mount, ...]:
     """What is this job's own: the size of its memory file systems, and what it reaches of the host."""
     other_size = attempt.scratch != attempt.usual_scratch
     return (
         *(Mount("resize", path, options=(f"size={attempt.scratch}",)) for path in SCRATCH if other_size),
         *(Mount("cover", target, source) for target, source in attempt.covers),
-        *(_bind(bind) for bind in _binds(attempt.spec)),
+        *(_bind(bind, shifted=shifted) for bind in _binds(attempt.spec)),
     )
 
 
@@ -155,8 +159,9 @@ def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _bind(bind: Bind) -> Mount:
-    return Mount("bind", bind.target, bind.source, ("idmap", "ro") if bind.read_only else ("idmap",))
+def _bind(bind: Bind, *, shifted: bool) -> Mount:
+    options = (*(("idmap",) if shifted else ()), *(("ro",) if bind.read_only else ()))
+    return Mount("bind", bind.target, bind.source, options)
 
 
 def _command(attempt: Attempt) -> Command:
@@ -176,13 +181,15 @@ def _command(attempt: Attempt) -> Command:
 
 def _environment(attempt: Attempt) -> dict[str, str]:
     """Built afresh: nothing of the caller's environment is in it."""
+    user = attempt.submitter
+    itself = identity_of(user, attempt.spec.isolation.identity) is Identity.SELF
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/tmp",
         "TMPDIR": "/tmp",
-        "SHELL": "/bin/sh",
-        "USER": "root",
-        "LOGNAME": "root",
+        "SHELL": user.shell if itself else "/bin/sh",
+        "USER": user.name if itself else "root",
+        "LOGNAME": user.name if itself else "root",
         "LANG": "C.UTF-8",
         "PWD": attempt.spec.cwd,
         **attempt.variables,

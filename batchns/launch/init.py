@@ -46,7 +46,7 @@ class Given(NamedTuple):
     stdin: int
     stdout: int
     stderr: int
-    idmap: int
+    idmap: int = -1  # only where folders are id-mapped
 
 
 def main(base: Base, status: socket.socket) -> NoReturn:
@@ -84,7 +84,8 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     with host:
         shapers = link.connect(plan.network, host)
     clock.mark("network")
-    sandbox.perform(root._replace(idmap=given.idmap), plan.mounts)
+    os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
+    sandbox.perform(root._replace(idmap=given.idmap, submitter=plan.credentials.submitter), plan.mounts)
     if plan.command.script:
         _step("script", sandbox.write_script, root, plan.command.script)
     _step("pivot_root", sandbox.pivot, root)
@@ -96,7 +97,8 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     outputs = (given.stdin, given.stdout, given.stderr)
     command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs, program)
     for fd in (*outputs, given.idmap):
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
     # Set last, since a change of identity clears it. A launcher that died before is noticed by the next send.
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
     clock.mark("exec")
@@ -133,7 +135,6 @@ def _receive(status: socket.socket) -> tuple[Plan, Given]:
 
 
 def _enter_user_namespace(plan: Plan, status: socket.socket) -> None:
-    os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
     _step("user namespace", sys.unshare, sys.CLONE_NEWUSER)
     status.send(b"M")
     if not status.recv(1):

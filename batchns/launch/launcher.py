@@ -35,7 +35,7 @@ from batchns.kernel import syscalls, userns
 from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
-from batchns.launch import init, zygote
+from batchns.launch import zygote
 from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
@@ -298,7 +298,7 @@ class Launcher:
     def _hand_over(self, job: Job, plan: Plan, message: bytes, fds: list[int]) -> None:
         """Cgroups and exit record, then the plan goes to the waiting init."""
         assert job.status is not None
-        idmap = self._idmap(plan.ids)
+        idmap = (self._idmap(plan.shift),) if plan.shift.uids else ()
         job.values = actions.apply(plan.cgroup, there=job.into)
         record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -307,7 +307,7 @@ class Launcher:
             os.write(record, bytes(_RECORD_BYTES))
             stdin, stdout, stderr = fds
             with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
-                socket.send_fds(job.status, [message], init.Given(record, stdin, stdout, stderr, idmap))
+                socket.send_fds(job.status, [message], (record, stdin, stdout, stderr, *idmap))
         finally:
             os.close(record)
 

@@ -40,13 +40,33 @@ class IdMap(NamedTuple):
     length: int
 
 
+class Ids(NamedTuple):
+    """The two maps of a user namespace; empty ones mean that there is none."""
+
+    uids: tuple[IdMap, ...] = ()
+    gids: tuple[IdMap, ...] = ()
+
+
+class Owner(NamedTuple):
+    """A user of the host by number."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
 class Credentials(NamedTuple):
-    """Ids inside the job's user namespace. `init` is another id than the command's, so that it cannot be touched."""
+    """Who runs the command: `uid` and `gid` are ids inside the job's user namespace, `groups` ids of the host.
+
+    `init` is another id than the command's, so that it cannot be touched. What a path of the job's names is looked up
+    as `submitter`.
+    """
 
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
     init: int = 65533
+    submitter: Owner = Owner()
 
 
 class Command(NamedTuple):
@@ -68,7 +88,8 @@ class Plan(NamedTuple):
     cgroup: CgroupPlan
     network: NetworkPlan
     mounts: tuple[Mount, ...]
-    ids: tuple[IdMap, ...]
+    ids: Ids  # of the user namespace
+    shift: Ids  # of id-mapped folders
     credentials: Credentials
     command: Command
     seccomp: str  # path of the compiled filter, on the host ("": none)
@@ -83,10 +104,10 @@ def to_wire(plan: Plan) -> bytes:
 def from_wire(message: bytes) -> Plan:
     """The inverse of `to_wire`."""
     raw: list[Any] = json.loads(message)
-    attempt, ahead, hostname, base, cgroup, network, mounts, ids, credentials, command, seccomp, record = raw
+    attempt, ahead, hostname, base, cgroup, network, mounts, ids, shift, credentials, command, seccomp, record = raw
     directories, writes, joins, into, unavailable, final_reads = cgroup
     argv, env, cwd, script, rlimits, oom_score_adj = command
-    uid, gid, groups, init = credentials
+    uid, gid, groups, init, submitter = credentials
     return Plan(
         attempt,
         ahead,
@@ -102,8 +123,9 @@ def from_wire(message: bytes) -> Plan:
         ),
         NetworkPlan(*network),
         _mounts(mounts),
-        tuple(IdMap(*entry) for entry in ids),
-        Credentials(uid, gid, tuple(groups), init),
+        _ids(ids),
+        _ids(shift),
+        Credentials(uid, gid, tuple(groups), init, Owner(submitter[0], submitter[1], tuple(submitter[2]))),
         Command(
             tuple(argv),
             tuple((name, value) for name, value in env),
@@ -121,6 +143,11 @@ def base_from(raw: list[Any]) -> Base:
     """The base that JSON has made lists of."""
     (mounts,) = raw
     return Base(_mounts(mounts))
+
+
+def _ids(raw: list[Any]) -> Ids:
+    uids, gids = raw
+    return Ids(tuple(IdMap(*entry) for entry in uids), tuple(IdMap(*entry) for entry in gids))
 
 
 def _mounts(raw: list[Any]) -> tuple[Mount, ...]:

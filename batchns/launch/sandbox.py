@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EINVAL, ELOOP, ENOENT, EROFS
+from errno import EACCES, EINVAL, ELOOP, ENOENT, EROFS
 from typing import NamedTuple
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
+from batchns.kernel.actas import acting_as
 from batchns.launch.covers import cover
-from batchns.launch.plan import Mount, Plan
+from batchns.launch.plan import Mount, Owner, Plan
 
 SCRIPT = "/run/batchns/script"
 
@@ -36,10 +37,14 @@ _DEV_LINKS = (
 
 
 class Root(NamedTuple):
-    """The new root under construction: a descriptor of its mount, and one of the namespace for id-mapped binds."""
+    """The new root under construction: a descriptor of its mount, and one of the namespace for id-mapped binds.
+
+    What a job names is looked up as its `submitter`.
+    """
 
     fd: int
     idmap: int = -1
+    submitter: Owner = Owner()
 
 
 def make_root() -> Root:
@@ -197,7 +202,8 @@ def _mask(root: Root, mount: Mount) -> None:
 
 
 def _bind(root: Root, mount: Mount) -> None:
-    source = sys.openat2(sys.AT_FDCWD, mount.source, os.O_PATH, resolve=_NO_LINKS)
+    with acting_as(*root.submitter):
+        source = sys.openat2(sys.AT_FDCWD, mount.source, os.O_PATH, resolve=_NO_LINKS)
     tree = sys.open_tree(source, "", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE | sys.AT_EMPTY_PATH)
     os.close(source)
     attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
@@ -229,13 +235,19 @@ OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
 }
 
 
+_NO_IDMAP = (
+    "its file system cannot be id-mapped: use a folder on ext4, xfs, btrfs or tmpfs, or run the job as an ordinary "
+    'user (batchns run --user NAME) with identity = "self"'
+)
+
+
 def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
     """The path to name in the message, and what to do about it."""
     if mount.kind != "bind":
         return mount.target, ""
     call = str(error.strerror or "")
     if error.errno == EINVAL and call.startswith("mount_setattr"):
-        return mount.source, "its file system cannot be id-mapped: use a folder on ext4, xfs, btrfs or tmpfs"
+        return mount.source, _NO_IDMAP
     if error.errno == ELOOP:
         path = error.filename or mount.source
         return str(path), "a symbolic link is not followed here: write the real path (readlink -f)"
@@ -243,4 +255,6 @@ def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
         return mount.target, "the root is read-only: bind to a folder that exists, or to one below /tmp"
     if error.errno == ENOENT:
         return mount.source, "write a path that exists on this host"
+    if error.errno == EACCES:
+        return mount.source, "write a path that the submitter may enter"
     return mount.source, ""

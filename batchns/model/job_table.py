@@ -31,6 +31,7 @@ from batchns.model.kinds import (
     Schema,
     Table,
     boolean,
+    choice,
     clean,
     duration,
     exactly_one,
@@ -273,7 +274,9 @@ ISOLATION: Table[Isolation] = Table(
             "none",
         ),
         "identity": Field(
-            offered("isolation.identity", Identity), "private: an id range of the job's own.", '"private"'
+            choice(Identity),
+            "self: the submitter's uid; root: uid 0 inside, the submitter outside; private: an id range of its own.",
+            '"self"; "private" for jobs of root',
         ),
     },
     where="isolation",

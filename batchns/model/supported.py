@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from batchns.errors import UserError
-from batchns.model.job import Identity, NetworkMode, PreemptMode
+from batchns.model.job import NetworkMode, PreemptMode
 from batchns.model.kinds import Kind, choice
 
 T = TypeVar("T")
@@ -37,11 +37,6 @@ NOT_YET: Mapping[str, Gap] = {
     "isolation.rootfs": Gap(
         "another root file system is not available in this version",
         "remove it: jobs see the host's root, read-only",
-    ),
-    "isolation.identity": Gap(
-        "this identity is not available in this version",
-        'remove it or write identity = "private" (an id range of the job\'s own)',
-        frozenset({Identity.SELF, Identity.ROOT}),
     ),
     "preempt.mode": Gap(
         "preemption is not available in this version",

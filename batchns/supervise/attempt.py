@@ -23,6 +23,7 @@ from batchns.launch.client import Started
 from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.result import LimitReading
+from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import networks, own
 from batchns.supervise.limits import limits_of, missing, network_readings, scratch_readings
 from batchns.supervise.networks import Networks
@@ -58,6 +59,7 @@ class Preparer:
     outputs: Outputs
     host_paths: frozenset[str]
     networks: Networks
+    submitter: Submitter = ROOT
     seccomp: str = ""
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
@@ -113,6 +115,7 @@ class Preparer:
             name=attempt.name,
             job_id=job.id,
             spec=job.spec,
+            submitter=self.submitter,
             slot=attempt.slot,
             cgroup=attempt.cgroup,
             network=network,

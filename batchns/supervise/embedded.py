@@ -23,8 +23,10 @@ from batchns.kernel.seccomp.compile import compiled
 from batchns.kernel.seccomp.profile import default
 from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
+from batchns.launch.ids import identity_of
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
+from batchns.model.submitter import Submitter
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
@@ -39,20 +41,24 @@ async def open_supervisor(
     specs: Sequence[JobSpec],
     observer: Observer,
     *,
+    submitter: Submitter,
     attached: tuple[int, int, int] | None = None,
     tell: Callable[[str], None],
 ) -> AsyncIterator[Supervisor]:
-    """A supervisor for `specs`. What dead runs have left is removed first, and told.
+    """A supervisor for the `specs` of `submitter`. What dead runs have left is removed first, and told.
 
     `attached`: stdin, stdout and stderr of the jobs, instead of files.
 
     Raises:
         HostError: this machine cannot run jobs, or its settings do not fit it.
+        UserError: a job asks for an identity that its submitter cannot have.
     """
+    for spec in specs:
+        identity_of(submitter, spec.isolation.identity)
     if os.geteuid() != 0:
         raise HostError("batchns run needs root in this version", "sudo batchns run ...")
     async with AsyncExitStack() as stack:
-        user = os.getuid()
+        user = submitter.uid
         capacity = read_node(config)
         driver = open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
         for line in sweep(config.paths.run, driver):
@@ -80,6 +86,7 @@ async def open_supervisor(
             launcher=launcher,
             runs=runs,
             observer=observer,
+            submitter=submitter,
             host_paths=paths,
             networks=make_networks(config, firewall, found, runs, user),
             seccomp=runs.seccomp_path,

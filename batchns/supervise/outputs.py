@@ -4,8 +4,9 @@
    followed: a job that can write there could otherwise point the next job's output at any file of the host.
 2. Only a plain file with one link is written to: not a fifo that blocks, not a device (but /dev/null), not another
    name of a file elsewhere.
-3. Jobs append. A file is emptied when this run opens it first, so jobs that share a file keep each other's lines.
-4. The server of a file system may never answer: what touches one is done in a thread, and not waited for for ever.
+3. Files are opened and made as the submitter: what that user may not write, is not written.
+4. Jobs append. A file is emptied when this run opens it first, so jobs that share a file keep each other's lines.
+5. The server of a file system may never answer: what touches one is done in a thread, and not waited for for ever.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import re
 import stat
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -26,7 +28,9 @@ from attrs import define, field
 from batchns.core.job import Job
 from batchns.errors import UserError
 from batchns.kernel import syscalls
+from batchns.kernel.actas import acting_as
 from batchns.model.job import JobSpec
+from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise.ports import Blocking
 from batchns.units import format_duration
 
@@ -57,9 +61,10 @@ _REFUSALS = {
 
 @define(eq=False)
 class Outputs:
-    """Opens the output files of one run's jobs."""
+    """Opens the output files of one run's jobs, with the rights of their submitter."""
 
     blocking: Blocking
+    submitter: Submitter = ROOT
     _anchors: dict[str, str] = field(init=False, factory=dict)  # a job file's folder as it was named: its real path
     _opened: set[tuple[int, int]] = field(init=False, factory=set)
     _emptying: dict[tuple[int, int], threading.Lock] = field(init=False, factory=dict)
@@ -73,7 +78,8 @@ class Outputs:
         folders = sorted({_folder(spec) for spec in specs} - self._anchors.keys())
 
         def resolve() -> dict[str, str]:
-            return {folder: os.path.realpath(folder) for folder in folders}
+            with self._as_submitter():
+                return {folder: os.path.realpath(folder) for folder in folders}
 
         with trio.move_on_after(TIMEOUT):
             self._anchors |= await self.blocking(resolve, late=_ignore)
@@ -125,7 +131,8 @@ class Outputs:
     def _open(self, key: str, path: str) -> int:
         if path == os.devnull:  # the one device that is asked for with reason
             return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE, release_lock=True)
+        with self._as_submitter():
+            fd = syscalls.openat2(_AT_FDCWD, path, _FLAGS, MODE, _RESOLVE, release_lock=True)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -138,6 +145,9 @@ class Outputs:
             os.close(fd)
             raise
         return fd
+
+    def _as_submitter(self) -> AbstractContextManager[None]:
+        return acting_as(self.submitter.uid, self.submitter.gid, self.submitter.groups)
 
     def _empty_first(self, fd: int, file: tuple[int, int]) -> None:
         """Empty the file unless this run has opened it before. One job's thread must not do so after another wrote."""

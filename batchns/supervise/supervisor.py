@@ -30,6 +30,7 @@ from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
 from batchns.model.result import JobResult, Usage
+from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import events, launches
 from batchns.supervise.account import Account
 from batchns.supervise.attempt import Attempt, Preparer
@@ -63,6 +64,7 @@ class Supervisor:
     observer: Observer
     host_paths: frozenset[str] = frozenset()
     networks: Networks = field(factory=Networks)
+    submitter: Submitter = ROOT
     seccomp: str = ""  # path of the compiled filter
     attached: tuple[int, int, int] | None = None
     clock: Callable[[], float] = trio.current_time
@@ -84,7 +86,8 @@ class Supervisor:
             config=self.config,
             driver=self.driver,
             runs=self.runs,
-            outputs=Outputs(self.blocking),
+            outputs=Outputs(self.blocking, self.submitter),
+            submitter=self.submitter,
             host_paths=self.host_paths,
             networks=self.networks,
             seccomp=self.seccomp,

@@ -24,6 +24,7 @@ from batchns.kernel.seccomp.profile import default
 from batchns.launch import build, client
 from batchns.launch.plan import Plan
 from batchns.model.job import JobSpec
+from batchns.model.submitter import ROOT, Submitter
 
 ID_START = 1_900_000_000
 _serial = itertools.count()
@@ -49,7 +50,13 @@ def _filter() -> str:
     return str(path)
 
 
-def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: plan, **spec: Any) -> Plan:
+def make_plan(
+    folder: Path,
+    *,
+    change: Callable[[Plan], Plan] = lambda plan: plan,
+    submitter: Submitter = ROOT,
+    **spec: Any,
+) -> Plan:
     """A plan for a job in `folder`; keyword arguments are JobSpec's, `change` edits the finished plan."""
     name = f"t{_run}-{next(_serial)}"
     records = folder.parent / "records"
@@ -59,6 +66,7 @@ def make_plan(folder: Path, *, change: Callable[[Plan], Plan] = lambda plan: pla
         name=name,
         job_id="1",
         spec=job,
+        submitter=submitter,
         slot=build.Slot(number=0, id_start=ID_START, address=""),
         cgroup=CgroupPlan(),
         network=NetworkPlan("none"),

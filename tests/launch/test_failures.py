@@ -11,7 +11,7 @@ import pytest
 
 from batchns.errors import StepError
 from batchns.kernel import userns
-from batchns.launch.plan import IdMap, Mount
+from batchns.launch.plan import IdMap, Ids, Mount
 from batchns.model.job import Bind, Isolation
 
 from .conftest import in_launcher, make_plan, run_plan
@@ -86,8 +86,8 @@ def test_a_file_system_that_the_kernel_does_not_have(folder):
 def test_a_map_that_contains_host_root_is_refused(folder):
     """Neither by the function that writes maps, nor by a launcher that is handed such a plan."""
     with pytest.raises(PermissionError, match="host uid 0"):
-        userns.map_ids(os.getpid(), ((0, 0, 1),))
-    error = failure(folder, change=lambda plan: plan._replace(ids=(IdMap(0, 0, 65536),)))
+        userns.map_ids(os.getpid(), (((0, 0, 1),), ((0, 0, 1),)))
+    error = failure(folder, change=lambda plan: plan._replace(ids=Ids((IdMap(0, 0, 65536),), (IdMap(0, 0, 65536),))))
     assert "host uid 0" in str(error)
 
 

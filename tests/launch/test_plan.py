@@ -11,13 +11,15 @@ from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Write
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch import build
-from batchns.launch.plan import Base, Command, Credentials, IdMap, Mount, Plan, from_wire, to_wire
+from batchns.launch.plan import Base, Command, Credentials, IdMap, Ids, Mount, Owner, Plan, from_wire, to_wire
 from batchns.launch.sandbox import OPERATIONS, SCRIPT
 from batchns.model.job import Bind, Identity, Isolation, JobSpec
 
 text = st.text(max_size=20)
 texts = st.lists(text, max_size=4).map(tuple)
 number = st.integers(0, 2**40)
+maps = st.lists(st.builds(IdMap, number, number, number), max_size=2).map(tuple)
+numbers = st.lists(number, max_size=3).map(tuple)
 plans = st.builds(
     Plan,
     text,
@@ -35,8 +37,9 @@ plans = st.builds(
     ),
     st.builds(NetworkPlan, text, text, text, text, text, text, text, st.none() | number, st.none() | number, number),
     st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple),
-    st.lists(st.builds(IdMap, number, number, number), max_size=2).map(tuple),
-    st.builds(Credentials, number, number, st.lists(number, max_size=3).map(tuple), number),
+    st.builds(Ids, maps, maps),
+    st.builds(Ids, maps, maps),
+    st.builds(Credentials, number, number, numbers, number, st.builds(Owner, number, number, numbers)),
     st.builds(
         Command,
         texts,
@@ -138,7 +141,8 @@ def test_a_script_without_an_interpreter_line_runs_by_the_shell():
 
 def test_ids_of_the_job_are_its_slots():
     plan = build.build(attempt(), host_paths=ALL)
-    assert plan.ids == (IdMap(0, 1_000_196_608, 65536),)
+    whole = (IdMap(0, 1_000_196_608, 65536),)
+    assert plan.ids == plan.shift == Ids(whole, whole)
     assert plan.credentials.init != plan.credentials.uid
 
 

@@ -73,7 +73,7 @@ NETWORKS = st.just(Network(mode=NetworkMode.NONE)) | st.builds(
 ISOLATIONS = st.builds(
     Isolation,
     binds=st.lists(st.builds(Bind, PATHS, BIND_PATHS, st.booleans()), max_size=3).map(tuple),
-    identity=maybe(st.just(Identity.PRIVATE)),
+    identity=maybe(st.sampled_from(Identity)),
 )
 ARRAYS = st.builds(
     Array,

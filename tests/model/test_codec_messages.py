@@ -253,13 +253,9 @@ IN_A_JOB = [
         "isolation.rootfs: another root file system is not available in this version - "
         "remove it: jobs see the host's root, read-only",
     ),
-    *(
-        (
-            f'isolation.identity = "{identity}"',
-            "isolation.identity: this identity is not available in this version - "
-            'remove it or write identity = "private" (an id range of the job\'s own)',
-        )
-        for identity in ("self", "root")
+    (
+        'isolation.identity = "selv"',
+        'isolation.identity: must be one of self, root, private, not "selv" - did you mean "self"?',
     ),
     *(
         (

@@ -15,13 +15,11 @@ from attrs import field, frozen
 from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network.types import NetworkPlan
-from batchns.launch.ids import IDS_PER_RANGE, identify, identity_of
+from batchns.launch.ids import identify, identity_of
 from batchns.launch.plan import Base, Command, Mount, Plan
 from batchns.launch.sandbox import SCRIPT
 from batchns.model.job import Bind, Identity, JobSpec
 from batchns.model.submitter import ROOT, Submitter
-
-__all__ = ["IDS_PER_RANGE", "Attempt", "Slot", "base", "build", "host_paths"]
 
 _OOM_SCORE_ADJ = 500  # a job goes before the machine's own services; init stays at 0
 

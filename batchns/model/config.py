@@ -55,10 +55,15 @@ class NetworkSettings:
 
 @frozen(kw_only=True)
 class IsolationSettings:
-    """`id_start` and `id_ranges`: ranges of 65536 user ids each, one per running job of root."""
+    """`id_start` and `id_ranges`: ranges of 65536 user ids each, one per running job.
+
+    `subid_owner`: whose subordinate ids are used instead. `seccomp`: profiles that jobs may name, by name their paths.
+    """
 
     id_start: int = 1_000_000_000
     id_ranges: int = 4096
+    subid_owner: str | None = None
+    seccomp: Mapping[str, str] = field(factory=dict)
 
 
 @frozen(kw_only=True)

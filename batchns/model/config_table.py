@@ -69,7 +69,7 @@ def config_table() -> Table[Config]:
                 queues, "Queues by name, each its own table: [queues.urgent]. There is always a normal one."
             ),
             "network": Field(NETWORK, "Addresses of jobs, and their way out."),
-            "isolation": Field(ISOLATION, "Ids of jobs."),
+            "isolation": Field(ISOLATION, "Ids of jobs, and what they may name."),
             "cgroup": Field(CGROUP, "Where cgroups are made."),
             "paths": Field(PATHS, "Folders of batchns itself."),
         },
@@ -260,13 +260,27 @@ ISOLATION: Table[IsolationSettings] = Table(
     fields={
         "id_start": Field(
             integer(IDS_PER_JOB, LAST_ID, example="1000000000"),
-            "First host user and group id given to jobs of root; nothing else may use the ids from here on.",
+            "First host user and group id of jobs' own ranges; nothing else may use the ids from here on.",
             str(_BUILT_IN.isolation.id_start),
         ),
         "id_ranges": Field(
             integer(1, LAST_ID // IDS_PER_JOB, example="4096"),
             "How many ranges of 65536 ids there are, one per running job.",
             str(_BUILT_IN.isolation.id_ranges),
+        ),
+        "subid_owner": Field(
+            NAME_KIND,
+            "Take the ranges from this owner's lines in /etc/subuid and /etc/subgid instead.",
+            "none",
+        ),
+        "seccomp": Field(
+            mapping_of(
+                text(check_path, example='"/etc/batchns/seccomp/ptrace.json"', pattern="^/"),
+                NAME_KIND,
+                where="isolation.seccomp",
+            ),
+            "Seccomp profiles that jobs may name, each with its file; default replaces the built-in one.",
+            "none",
         ),
     },
     where="isolation",

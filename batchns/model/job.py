@@ -103,6 +103,7 @@ class Isolation:
     rootfs: str | None = None  # None: the host's root, read-only
     binds: tuple[Bind, ...] = ()
     identity: Identity | None = None  # None: self for a user, private for root
+    seccomp: str = "default"  # the built-in profile, or one that batchns.toml names
 
 
 @frozen(kw_only=True)

@@ -77,7 +77,7 @@ def job_table(config: Config, folder: str) -> Table[JobSpec]:
     tables = {
         "resources": Field(resources_table(config), "What the job gets of the machine, and not more."),
         "network": Field(network_table(config), "The job's network."),
-        "isolation": Field(ISOLATION, "What the job sees of the host."),
+        "isolation": Field(isolation_table(config), "What the job sees of the host."),
         "preempt": Field(PREEMPT, "What may be done to the job when something more urgent needs its place."),
     }
     return Table(
@@ -257,30 +257,37 @@ def _allowed_by(settings: NetworkSettings) -> Callable[[str], Target]:
     return check
 
 
-ISOLATION: Table[Isolation] = Table(
-    make=Isolation,
-    fields={
-        "rootfs": Field(
-            refused("isolation.rootfs", text(check_path, example='"/srv/images/ml"')),
-            "Another root file system; not available in this version.",
-            "the host's root, read-only",
-        ),
-        "binds": Field(
-            list_of(
-                text(parse_bind, example='"/data:/data:ro"', pattern="^/[^:]*:/[^:]*(:r[ow])?$"),
-                example='["/data:/data"]',
+def isolation_table(config: Config) -> Table[Isolation]:
+    return Table(
+        make=Isolation,
+        fields={
+            "rootfs": Field(
+                refused("isolation.rootfs", text(check_path, example='"/srv/images/ml"')),
+                "Another root file system; not available in this version.",
+                "the host's root, read-only",
             ),
-            'Host folders or files inside the job, each "SRC:DST" or "SRC:DST:ro".',
-            "none",
-        ),
-        "identity": Field(
-            choice(Identity),
-            "self: the submitter's uid; root: uid 0 inside, the submitter outside; private: an id range of its own.",
-            '"self"; "private" for jobs of root',
-        ),
-    },
-    where="isolation",
-)
+            "binds": Field(
+                list_of(
+                    text(parse_bind, example='"/data:/data:ro"', pattern="^/[^:]*:/[^:]*(:r[ow])?$"),
+                    example='["/data:/data"]',
+                ),
+                'Host folders or files inside the job, each "SRC:DST" or "SRC:DST:ro".',
+                "none",
+            ),
+            "identity": Field(
+                choice(Identity),
+                "self: the submitter's uid; root: uid 0 inside, the submitter outside; private: ids of its own.",
+                '"self"; "private" for jobs of root',
+            ),
+            "seccomp": Field(
+                text(lambda value: _profile(config, value), example='"default"'),
+                "A seccomp profile that batchns.toml names.",
+                '"default"',
+            ),
+        },
+        where="isolation",
+    )
+
 
 PREEMPT: Table[Preempt] = Table(
     make=Preempt,
@@ -310,6 +317,17 @@ def dependency_list() -> Kind[tuple[Any, ...]]:
 def _script(value: str) -> str:
     if not value.strip():
         raise UserError("the script is empty", "write its commands between ''' and '''")
+    return value
+
+
+def _profile(config: Config, value: str) -> str:
+    known = sorted({"default", *config.isolation.seccomp})
+    if value not in known:
+        near = did_you_mean(value, known)
+        raise UserError(
+            f"there is no profile {quote(value)} in batchns.toml",
+            f'did you mean "{near}"?' if near else f"there is {', '.join(known)}",
+        )
     return value
 
 

@@ -60,7 +60,7 @@ class Preparer:
     host_paths: frozenset[str]
     networks: Networks
     submitter: Submitter = ROOT
-    seccomp: str = ""
+    filters: Mapping[str, str] = field(factory=dict)  # compiled, by the profile's name; none without any
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
 
@@ -123,7 +123,7 @@ class Preparer:
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
             usual_scratch=self.config.defaults.scratch,
-            seccomp=self.seccomp,
+            seccomp=self.filters[job.spec.isolation.seccomp] if self.filters else "",
             ahead=attempt.ahead,
             variables={**variables(job, attempt.placement), **networks.variables(network)},
         )

@@ -19,14 +19,13 @@ from batchns.kernel.network import resolver
 from batchns.kernel.network.firewall import Firewall
 from batchns.kernel.network.resolver import Resolver
 from batchns.kernel.network.types import Grant
-from batchns.kernel.seccomp.compile import compiled
-from batchns.kernel.seccomp.profile import default
 from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
 from batchns.launch.ids import identity_of
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
+from batchns.supervise.filters import write_filters
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
@@ -74,9 +73,15 @@ async def open_supervisor(
         found = resolver.find(config.network.dns)
         firewall = make_firewall(config, found.servers, grants_of(specs, user))
         stack.callback(firewall.leave)
+        filters: dict[str, str] = {}
+
+        async def compile_filters() -> None:
+            names = {spec.isolation.seccomp for spec in specs}
+            filters.update(await trio.to_thread.run_sync(write_filters, names, config.isolation.seccomp, runs.path))
+
         # Both take their time, in which the launcher prepares the first sandboxes.
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, write_filter, runs.seccomp_path)
+            nursery.start_soon(compile_filters)
             if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
                 nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
         yield Supervisor(
@@ -89,7 +94,7 @@ async def open_supervisor(
             submitter=submitter,
             host_paths=paths,
             networks=make_networks(config, firewall, found, runs, user),
-            seccomp=runs.seccomp_path,
+            filters=filters,
             attached=attached,
         )
 
@@ -120,8 +125,3 @@ def make_networks(config: Config, firewall: Firewall, found: Resolver, runs: Run
         resolver=str(path),
         names=Names.create(runs.names_path) if any(grant.jobs for grant in firewall.groups) else None,
     )
-
-
-def write_filter(path: str) -> None:
-    """Compile the default seccomp profile into the file that every job's init loads."""
-    Path(path).write_bytes(compiled(default()))

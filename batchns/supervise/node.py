@@ -12,6 +12,7 @@ from batchns.core.node import NodeCapacity
 from batchns.errors import HostError
 from batchns.kernel.network import addresses
 from batchns.model.config import Config
+from batchns.supervise.idranges import id_starts
 from batchns.units import format_size
 
 
@@ -46,7 +47,7 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         egress=config.node.egress,
         ingress=config.node.ingress,
         named=config.node.resources,
-        jobs=min(config.isolation.id_ranges, addresses.capacity(config.network.pool)),
+        jobs=min(len(id_starts(config.isolation)), addresses.capacity(config.network.pool)),
     )
 
 

@@ -2,7 +2,7 @@
 
     RUN/run-<id>/lock        locked (flock) as long as the run lives; the kernel unlocks it, however the run ends
     RUN/run-<id>/records/    exit records
-    RUN/run-<id>/seccomp.bpf the compiled filter
+    RUN/run-<id>/seccomp-*   compiled filters, by the profile's name
     RUN/run-<id>/resolv.conf jobs' name servers; hosts beside it: names of the jobs that reach each other
     RUN/run-<id>/claim       the run's id
     RUN/slots/<n>            taken by the run whose id it contains: another name of that run's claim
@@ -31,8 +31,9 @@ from types import TracebackType
 from batchns.errors import HostError
 from batchns.kernel.locks import lock_within
 from batchns.kernel.network import addresses
-from batchns.launch.build import IDS_PER_RANGE, Slot
+from batchns.launch.build import Slot
 from batchns.model.config import Config
+from batchns.supervise.idranges import id_starts
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 5
@@ -50,8 +51,9 @@ class RunFolder:
     """One run's folder and claims. A context manager: leaving it gives everything back."""
 
     def __init__(self, config: Config) -> None:
-        """Raises HostError where the folders cannot be written."""
+        """Raises HostError where the folders cannot be written, or ids of jobs are somebody else's."""
         self._config = config
+        self._id_starts = id_starts(config.isolation)
         self._base = Path(config.paths.run)
         self._free: deque[Slot] = deque()
         self._claimed: list[Slot] = []
@@ -130,11 +132,6 @@ class RunFolder:
         return f"{self.run_id}-{digits}"
 
     @property
-    def seccomp_path(self) -> str:
-        """Where the compiled filter of this run's jobs goes."""
-        return f"{self.path}/seccomp.bpf"
-
-    @property
     def resolver_path(self) -> str:
         """Where the jobs' resolv.conf goes."""
         return f"{self.path}/resolv.conf"
@@ -189,7 +186,7 @@ class RunFolder:
         self.close()
 
     def _count(self) -> int:
-        return min(self._config.isolation.id_ranges, addresses.capacity(self._config.network.pool))
+        return min(len(self._id_starts), addresses.capacity(self._config.network.pool))
 
     def _slot_path(self, number: int) -> str:
         return f"{self._base}/slots/{number}"
@@ -205,10 +202,9 @@ class RunFolder:
             except OSError as error:
                 raise unusable(error, self._base) from None
             self._next_slot = (number + 1) % count
-            settings = self._config.isolation
             return Slot(
                 number=number,
-                id_start=settings.id_start + number * IDS_PER_RANGE,
+                id_start=self._id_starts[number],
                 address=addresses.job_address(self._config.network.pool, number),
             )
         return None

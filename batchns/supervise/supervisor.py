@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 from attrs import define, evolve, field
@@ -65,7 +65,7 @@ class Supervisor:
     host_paths: frozenset[str] = frozenset()
     networks: Networks = field(factory=Networks)
     submitter: Submitter = ROOT
-    seccomp: str = ""  # path of the compiled filter
+    filters: Mapping[str, str] = field(factory=dict)  # compiled seccomp filters, by the profile's name
     attached: tuple[int, int, int] | None = None
     clock: Callable[[], float] = trio.current_time
     blocking: Blocking = field(factory=threads)
@@ -90,7 +90,7 @@ class Supervisor:
             submitter=self.submitter,
             host_paths=self.host_paths,
             networks=self.networks,
-            seccomp=self.seccomp,
+            filters=self.filters,
             own=tuple(map(os.path.realpath, (self.config.paths.run, self.config.paths.state))),
             attached=self.attached,
         )

@@ -18,7 +18,7 @@ from batchns.model.reach import HostPorts
 
 EXAMPLE = Path(__file__).parents[2] / "batchns.toml"
 # A setting, commented out; where the default is no fixed value, the comment behind it begins with "default:".
-SETTING = re.compile(r"# (\w+) = (\"[^\"]*\"|\[[^\]]*\]|[^\s\"]+) +# (default:)?.*")
+SETTING = re.compile(r"# (\w+) = (\"[^\"]*\"|\{[^}]*\}|\[[^\]]*\]|[^\s\"]+) +# (default:)?.*")
 
 
 def uncommented(*, fixed: bool) -> str:

@@ -243,6 +243,8 @@ _NO_IDMAP = (
 
 def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
     """The path to name in the message, and what to do about it."""
+    if mount.kind == "cover" and error.errno == EROFS:
+        return mount.target, "the root file system has no such file: make an empty one in it"
     if mount.kind != "bind":
         return mount.target, ""
     call = str(error.strerror or "")

@@ -74,6 +74,7 @@ class Names:
         text = (self._own + "".join(self._lines.values())).encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
+            os.fchmod(descriptor, 0o644)  # whatever the umask: jobs are other users
             os.pwrite(descriptor, text.ljust(os.fstat(descriptor).st_size, b"\n"), 0)
         finally:
             os.close(descriptor)

@@ -260,23 +260,26 @@ def within_default(name: str, seconds: float = 5) -> bool:
     return False
 
 
-@pytest.mark.parametrize("guard", ["the rules", "the link"])
+@pytest.mark.parametrize("guard", ["the source rule", "the input rule", "the link"])
 def test_what_a_job_advertises_is_not_listened_to(world: World, run_folder: str, guard: str) -> None:
-    """Two guards, each tried alone, then none: a job does not become the machine's router."""
+    """Three guards, each tried alone, then none: a job does not become the machine's router."""
     way_out()
     with holder(run_folder):
         plan = plan_of(world, 0)
         job = world.job(plan)
         job.call(programs.add_address, "eth0", "fe80::2", 64)
-        if guard == "the rules":
+        programs.add_address(plan.host_name, "fe80::1", 64)  # as if somebody had seen to it
+        if guard != "the link":
             (CONF / plan.host_name / "accept_ra").write_text("2")
-        else:
-            nft("delete", "table", "inet", "batchns")
+        if guard != "the source rule":
+            nft("flush", "chain", "inet", "batchns", "source")
+        if guard != "the input rule":
+            nft("flush", "chain", "inet", "batchns", "input")
         advertise(job, "eth0")
         assert not within_default(plan.host_name, 0.5)
         (CONF / plan.host_name / "accept_ra").write_text("2")
-        if guard == "the rules":
-            nft("delete", "table", "inet", "batchns")
+        nft("flush", "chain", "inet", "batchns", "source")
+        nft("flush", "chain", "inet", "batchns", "input")
         advertise(job, "eth0")
         assert within_default(plan.host_name), "without guards"
 

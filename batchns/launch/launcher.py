@@ -89,7 +89,7 @@ class Launcher:
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
         self._watch(self._client.fileno(), self._request)
-        self._watch(self._zygote.fileno(), self._born)
+        self._watch(self._zygote.fileno(), self._zygote_answers)
         self._watch(self._mounts, self._mounts_changed, select.EPOLLPRI)  # proc_pid_mountinfo(5)
         while self._open or self._jobs:
             for fd, _ in self._poll.poll(self._pause()):
@@ -233,10 +233,15 @@ class Launcher:
         self._watch(mine.fileno(), lambda: self._status(job))
         return job
 
-    def _born(self) -> None:
+    def _zygote_answers(self) -> None:
+        """It has answered or is gone, unless another event of the same poll has already read the answer."""
+        with suppress(BlockingIOError):
+            self._born(wait=False)
+
+    def _born(self, *, wait: bool = True) -> None:
         """The next answer of the zygote, which is on its way."""
         try:
-            pid, pidfd = zygote.born(self._zygote)
+            pid, pidfd = zygote.born(self._zygote, wait=wait)
         except EOFError:
             self._new_zygote()
         except StepError as error:
@@ -257,7 +262,7 @@ class Launcher:
         self._unwatch(self._zygote.fileno())
         self._end_zygote()
         self._zygote, self._zygote_pid = zygote.start()
-        self._watch(self._zygote.fileno(), self._born)
+        self._watch(self._zygote.fileno(), self._zygote_answers)
         while self._unborn:
             self._never_born(self._unborn.popleft(), StepError("clone3", "", 0, "the zygote was killed: try again"))
 

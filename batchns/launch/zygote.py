@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 from typing import NoReturn
 
 from batchns.errors import StepError
@@ -49,23 +50,26 @@ def ask(zygote: socket.socket, base: Base, status: int, cgroup: int) -> None:
     socket.send_fds(zygote, [json.dumps(base).encode()], [status] if cgroup < 0 else [status, cgroup])
 
 
-def born(zygote: socket.socket) -> tuple[int, int]:
-    """The (pid, pidfd) of the init that was asked for first. Waits for it: a clone's time.
+def born(zygote: socket.socket, *, wait: bool = True) -> tuple[int, int]:
+    """The (pid, pidfd) of the init that was asked for first. Waits for it, if asked to: a clone's time.
 
     Raises:
         StepError: step "clone3", the kernel's errno.
         EOFError: the zygote is gone.
+        BlockingIOError: it has not answered yet.
     """
+    flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
     try:
-        message, fds, _, _ = socket.recv_fds(zygote, _ANSWER.size, 1, socket.MSG_CMSG_CLOEXEC)
+        message, ancillary, _, _ = zygote.recvmsg(_ANSWER.size, socket.CMSG_LEN(4), flags)
     except ConnectionResetError:
-        message, fds = b"", []
+        message = b""
     if not message:
         raise EOFError
     pid, errno = _ANSWER.unpack(message)
     if errno:
         raise StepError("clone3", "", errno)
-    return pid, fds[0]
+    ((_, _, pidfd),) = ancillary
+    return pid, int.from_bytes(pidfd, sys.byteorder)
 
 
 def _serve(launcher: socket.socket) -> NoReturn:

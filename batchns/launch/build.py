@@ -16,7 +16,7 @@ from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch.ids import identify, identity_of
-from batchns.launch.plan import Base, Command, Mount, Plan
+from batchns.launch.plan import Base, Command, Mount, Plan, Rootfs
 from batchns.launch.sandbox import SCRIPT
 from batchns.model.job import Bind, Identity, JobSpec
 from batchns.model.submitter import ROOT, Submitter
@@ -71,6 +71,7 @@ class Attempt:
     usual_scratch: int  # bytes: what the prepared sandboxes have
     seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
+    images: tuple[str, ...] = ()  # folders whose images users may have as a root
     variables: Mapping[str, str] = field(factory=dict)
     covers: tuple[tuple[str, str], ...] = ()  # (file of the root, file of the host that takes its place)
 
@@ -108,17 +109,18 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         UserError: the job asks for something that this version does not do, by name.
     """
     spec = attempt.spec
-    if spec.isolation.rootfs is not None:
-        raise UserError(f"job {spec.name}: isolation.rootfs is not available in this version", "remove it")
+    rootfs = spec.isolation.rootfs
+    common = base(host_paths, attempt.usual_scratch)
     identified = identify(attempt.submitter, spec.isolation.identity, attempt.slot.id_start)
     return Plan(
         attempt=attempt.name,
         ahead=attempt.ahead,
         hostname=_hostname(spec.name),
-        base=base(host_paths, attempt.usual_scratch),
+        base=common if rootfs is None else Base(host_root=False),
         cgroup=attempt.cgroup,
         network=attempt.network,
-        mounts=_mounts(attempt, shifted=bool(identified.shift.uids)),
+        rootfs=None if rootfs is None else Rootfs(rootfs, spec.isolation.overlay or 0, _may_be_image(attempt, rootfs)),
+        mounts=(*(common.mounts if rootfs else ()), *_mounts(attempt, shifted=bool(identified.shift.uids))),
         ids=identified.ids,
         shift=identified.shift,
         credentials=identified.credentials,
@@ -126,6 +128,10 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         seccomp=attempt.seccomp,
         record=attempt.record,
     )
+
+
+def _may_be_image(attempt: Attempt, rootfs: str) -> bool:
+    return attempt.submitter.is_root or any(_inside(rootfs, folder) for folder in attempt.images)
 
 
 def _mounts(attempt: Attempt, *, shifted: bool) -> tuple[Mount, ...]:

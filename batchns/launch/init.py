@@ -72,7 +72,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     os.setsid()
     _leave_keyring()
     host = link.isolate()
-    root = _step("mount root", sandbox.make_root)
+    root = _step("mount root", sandbox.make_root) if base.host_root else _step("mount root", sandbox.leave_host)
     sandbox.perform(root, base.mounts)
     clock.mark("base")
     plan, given = _receive(status)
@@ -85,9 +85,14 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
         shapers = link.connect(plan.network, host)
     clock.mark("network")
     os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
-    sandbox.perform(root._replace(idmap=given.idmap, submitter=plan.credentials.submitter), plan.mounts)
+    root = root._replace(idmap=given.idmap, submitter=plan.credentials.submitter)
+    if plan.rootfs is not None:
+        root = sandbox.make_own_root(root, plan.rootfs)
+    sandbox.perform(root, plan.mounts)
     if plan.command.script:
         _step("script", sandbox.write_script, root, plan.command.script)
+    if plan.rootfs is not None and not plan.rootfs.overlay:
+        _step("rootfs", sys.mount_setattr, root.fd, attr_set=sys.MOUNT_ATTR_RDONLY)
     _step("pivot_root", sandbox.pivot, root)
     _open_null()
     _step("hostname", sys.sethostname, plan.hostname)

@@ -27,9 +27,24 @@ class Mount(NamedTuple):
 
 
 class Base(NamedTuple):
-    """The part of a sandbox that is the same for many jobs, so that it can be built before anybody asks for it."""
+    """The part of a sandbox that is the same for many jobs, so that it can be built before anybody asks for it.
+
+    `host_root`: the root is the host's; else it is the job's own, and made when the job is known.
+    """
 
     mounts: tuple[Mount, ...] = ()
+    host_root: bool = True
+
+
+class Rootfs(NamedTuple):
+    """A root of the job's own: a folder or an image, and the bytes that may be written on top of it (0: none).
+
+    `image`: it may be one, which the kernel then reads; of anybody but root only one that nobody but root can change.
+    """
+
+    source: str
+    overlay: int = 0
+    image: bool = False
 
 
 class IdMap(NamedTuple):
@@ -87,6 +102,7 @@ class Plan(NamedTuple):
     base: Base
     cgroup: CgroupPlan
     network: NetworkPlan
+    rootfs: Rootfs | None
     mounts: tuple[Mount, ...]
     ids: Ids  # of the user namespace
     shift: Ids  # of id-mapped folders
@@ -104,7 +120,22 @@ def to_wire(plan: Plan) -> bytes:
 def from_wire(message: bytes) -> Plan:
     """The inverse of `to_wire`."""
     raw: list[Any] = json.loads(message)
-    attempt, ahead, hostname, base, cgroup, network, mounts, ids, shift, credentials, command, seccomp, record = raw
+    (
+        attempt,
+        ahead,
+        hostname,
+        base,
+        cgroup,
+        network,
+        rootfs,
+        mounts,
+        ids,
+        shift,
+        credentials,
+        command,
+        seccomp,
+        record,
+    ) = raw
     directories, writes, joins, into, unavailable, final_reads = cgroup
     argv, env, cwd, script, rlimits, oom_score_adj = command
     uid, gid, groups, init, submitter = credentials
@@ -122,6 +153,7 @@ def from_wire(message: bytes) -> Plan:
             tuple(final_reads),
         ),
         NetworkPlan(*network),
+        rootfs and Rootfs(*rootfs),
         _mounts(mounts),
         _ids(ids),
         _ids(shift),
@@ -141,8 +173,8 @@ def from_wire(message: bytes) -> Plan:
 
 def base_from(raw: list[Any]) -> Base:
     """The base that JSON has made lists of."""
-    (mounts,) = raw
-    return Base(_mounts(mounts))
+    mounts, host_root = raw
+    return Base(_mounts(mounts), host_root)
 
 
 def _ids(raw: list[Any]) -> Ids:

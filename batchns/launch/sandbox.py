@@ -19,10 +19,12 @@ from typing import NamedTuple
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
 from batchns.kernel.actas import acting_as
+from batchns.launch import rootfs
 from batchns.launch.covers import cover
-from batchns.launch.plan import Mount, Owner, Plan
+from batchns.launch.plan import Mount, Owner, Plan, Rootfs
 
 SCRIPT = "/run/batchns/script"
+OWN_ROOT_NEEDS = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")  # mount points of every sandbox
 
 _NO_LINKS = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
 _QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
@@ -52,14 +54,36 @@ def make_root() -> Root:
 
     The mounts are made slaves first: what the host mounts later still arrives, what is mounted here stays here.
     """
-    host = sys.open_tree(sys.AT_FDCWD, "/", 0)
-    sys.mount_setattr(host, propagation=sys.MS_SLAVE, recursive=True)
-    os.close(host)
+    leave_host()
     tree = sys.open_tree(sys.AT_FDCWD, "/", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE)
     attributes = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
     sys.mount_setattr(tree, attr_set=attributes, recursive=True)
     sys.move_mount(tree, sys.AT_FDCWD, "/")
     return Root(tree)
+
+
+def leave_host() -> Root:
+    """Make all mounts of this namespace slaves of the host's. There is no root of the job's own yet."""
+    host = sys.open_tree(sys.AT_FDCWD, "/", 0)
+    sys.mount_setattr(host, propagation=sys.MS_SLAVE, recursive=True)
+    os.close(host)
+    return Root(-1)
+
+
+def make_own_root(root: Root, plan: Rootfs) -> Root:
+    """Another root than the host's, with the mount points that the sandbox needs.
+
+    Raises:
+        StepError: step "rootfs", what cannot be used as one.
+    """
+    made = root._replace(fd=rootfs.mount(plan, root.idmap, root.submitter))
+    for target in OWN_ROOT_NEEDS:
+        try:
+            os.close(_open(made, target, create=True))
+        except OSError as error:
+            hint = "in a root file system this is a folder, and no symbolic link"
+            raise StepError("rootfs", f"{plan.source}{target}", error.errno or 0, hint) from None
+    return made
 
 
 def perform(root: Root, mounts: tuple[Mount, ...]) -> None:
@@ -205,6 +229,7 @@ def _bind(root: Root, mount: Mount) -> None:
     with acting_as(*root.submitter):
         source = sys.openat2(sys.AT_FDCWD, mount.source, os.O_PATH, resolve=_NO_LINKS)
     tree = sys.open_tree(source, "", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE | sys.AT_EMPTY_PATH)
+    folder = stat.S_ISDIR(os.fstat(source).st_mode)
     os.close(source)
     attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
     if "ro" in mount.options:
@@ -213,7 +238,21 @@ def _bind(root: Root, mount: Mount) -> None:
         sys.mount_setattr(tree, attr_set=attributes | sys.MOUNT_ATTR_IDMAP, userns=root.idmap, recursive=True)
     else:
         sys.mount_setattr(tree, attr_set=attributes, recursive=True)
+    if not folder:
+        _make_file(root, mount.target)
     _attach(root, tree, mount.target, create=True)
+
+
+def _make_file(root: Root, target: str) -> None:
+    """An empty file to mount another one on, unless there is something already."""
+    above, name = os.path.split(target)
+    folder = _open(root, above, create=True)
+    try:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder))
+    except FileExistsError:
+        pass
+    finally:
+        os.close(folder)
 
 
 def _cover(root: Root, mount: Mount) -> None:

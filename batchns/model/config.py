@@ -64,6 +64,7 @@ class IsolationSettings:
     id_ranges: int = 4096
     subid_owner: str | None = None
     seccomp: Mapping[str, str] = field(factory=dict)
+    images: tuple[str, ...] = ()  # folders whose squashfs images users may have as a root
 
 
 @frozen(kw_only=True)

@@ -273,6 +273,11 @@ ISOLATION: Table[IsolationSettings] = Table(
             "Take the ranges from this owner's lines in /etc/subuid and /etc/subgid instead.",
             "none",
         ),
+        "images": Field(
+            list_of(text(check_path, example='"/srv/images"', pattern="^/"), example='["/srv/images"]'),
+            "Folders whose squashfs images users may have as a root; only root may write to the images.",
+            "none: root's jobs only",
+        ),
         "seccomp": Field(
             mapping_of(
                 text(check_path, example='"/etc/batchns/seccomp/ptrace.json"', pattern="^/"),

@@ -100,7 +100,8 @@ class Network:
 
 @frozen(kw_only=True)
 class Isolation:
-    rootfs: str | None = None  # None: the host's root, read-only
+    rootfs: str | None = None  # a folder or a squashfs image; None: the host's root, read-only
+    overlay: int | None = None  # bytes that may be written on top of rootfs; None: it is read-only
     binds: tuple[Bind, ...] = ()
     identity: Identity | None = None  # None: self for a user, private for root
     seccomp: str = "default"  # the built-in profile, or one that batchns.toml names

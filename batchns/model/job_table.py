@@ -47,7 +47,7 @@ from batchns.model.problems import Finding, did_you_mean
 from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
 from batchns.model.reach import PATTERN as REACH_PATTERN
 from batchns.model.reach import HostPorts, Jobs, Target, format_target, parse_target, permitted
-from batchns.model.supported import offered, refused
+from batchns.model.supported import offered
 from batchns.model.values import (
     NAME,
     RESERVED_PREFIX,
@@ -262,9 +262,14 @@ def isolation_table(config: Config) -> Table[Isolation]:
         make=Isolation,
         fields={
             "rootfs": Field(
-                refused("isolation.rootfs", text(check_path, example='"/srv/images/ml"')),
-                "Another root file system; not available in this version.",
+                text(check_path, example='"/srv/images/ml"', pattern="^/"),
+                "Another root file system: a folder, or a squashfs image.",
                 "the host's root, read-only",
+            ),
+            "overlay": Field(
+                size(1 << 20, example='"2GiB"'),
+                "How much may be written on top of `rootfs`; it is gone with the job.",
+                "nothing: it is read-only",
             ),
             "binds": Field(
                 list_of(
@@ -286,6 +291,8 @@ def isolation_table(config: Config) -> Table[Isolation]:
             ),
         },
         where="isolation",
+        rules=(_overlay_on_a_rootfs,),
+        rules_schema={"dependentRequired": {"overlay": ["rootfs"]}},
     )
 
 
@@ -403,6 +410,12 @@ def _no_rate_without_network(raw: Mapping[str, Any], values: Mapping[str, Any]) 
                     (key,),
                     UserError('there is no rate to limit with mode = "none"', 'remove it, or write mode = "private"'),
                 )
+
+
+def _overlay_on_a_rootfs(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    if "overlay" in values and "rootfs" not in values:
+        what = "the host's own root is always read-only"
+        yield ("overlay",), UserError(what, 'write rootfs = "/srv/images/ml" besides, or remove it')
 
 
 def _nothing_to_allow(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:

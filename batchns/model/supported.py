@@ -34,10 +34,6 @@ NOT_YET: Mapping[str, Gap] = {
         'write mode = "private" (own address, the outside through NAT) or mode = "none"',
         frozenset({NetworkMode.HOST}),
     ),
-    "isolation.rootfs": Gap(
-        "another root file system is not available in this version",
-        "remove it: jobs see the host's root, read-only",
-    ),
     "preempt.mode": Gap(
         "preemption is not available in this version",
         'remove it or write mode = "off"',
@@ -58,16 +54,3 @@ def offered(place: str, enum: type[E]) -> Kind[E]:
         return kind.read(value)
 
     return Kind(read, kind.schema)
-
-
-def refused(place: str, kind: Kind[T]) -> Kind[T]:
-    """`kind`, or nothing at all where the table above has `place`, "table.key"."""
-    gap = NOT_YET.get(place)
-    if gap is None:
-        return kind
-
-    def read(value: Any) -> T:
-        kind.read(value)
-        raise UserError(gap.what, gap.hint)
-
-    return Kind(read, {"not": {}})

@@ -25,7 +25,7 @@ from batchns.model.config import Config
 from batchns.model.result import LimitReading
 from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import networks, own
-from batchns.supervise.limits import limits_of, missing, network_readings, scratch_readings
+from batchns.supervise.limits import limits_of, missing, network_readings, overlay_readings, scratch_readings
 from batchns.supervise.networks import Networks
 from batchns.supervise.outputs import Outputs, close_all
 from batchns.supervise.ports import Runs
@@ -116,6 +116,7 @@ class Preparer:
             job_id=job.id,
             spec=job.spec,
             submitter=self.submitter,
+            images=self.config.isolation.images,
             slot=attempt.slot,
             cgroup=attempt.cgroup,
             network=network,
@@ -146,6 +147,7 @@ class Preparer:
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
             **network_readings(job, started.shapers),
             **scratch_readings(job, started.pid),
+            **overlay_readings(job, started.pid),
         }
 
     def give_back(self, attempt: Attempt) -> None:

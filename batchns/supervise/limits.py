@@ -51,6 +51,19 @@ def scratch_readings(job: Job, pid: int) -> dict[str, LimitReading]:
     return {"scratch": LimitReading(found.f_blocks * found.f_frsize, "tmpfs")}
 
 
+def overlay_readings(job: Job, pid: int) -> dict[str, LimitReading]:
+    """The size of the layer on top of the job's own root, where it asked for one. As `scratch_readings`."""
+    asked = job.spec.isolation.overlay
+    if asked is None:
+        return {}
+    try:
+        found = os.statvfs(f"/proc/{pid}/root/")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        why = "as mounted: the job was over before it could be read back"
+        return {"overlay": LimitReading(asked, "overlay", why)}
+    return {"overlay": LimitReading(found.f_blocks * found.f_frsize, "overlay")}
+
+
 def missing(unavailable: Iterable[tuple[str, str]]) -> str:
     """Why a strict job is refused: ("memory", "no controller") becomes "strict: memory: no controller"; "" for none."""
     reasons = [f"{limit}: {why}" for limit, why in unavailable]

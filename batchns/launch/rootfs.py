@@ -137,7 +137,7 @@ def _layered(lower: int, size: int) -> int:
     """An overlay of `lower` (closed here) and an empty layer of `size` bytes, mounted nowhere yet."""
     stage = sys.fsmount("tmpfs", (("size", str(size)), ("mode", "700")), _ATTRIBUTES)
     sys.move_mount(stage, sys.AT_FDCWD, _STAGE)
-    for name in ("lower", "upper", "work"):
+    for name in ("lower", "upper", "spare"):
         os.mkdir(name, 0o755, dir_fd=stage)
     sys.move_mount(lower, stage, "lower")
     top = os.fstat(lower)
@@ -145,7 +145,7 @@ def _layered(lower: int, size: int) -> int:
     os.chmod("upper", stat.S_IMODE(top.st_mode), dir_fd=stage)
     os.close(lower)
     os.close(stage)
-    layers = (("lowerdir", f"{_STAGE}/lower"), ("upperdir", f"{_STAGE}/upper"), ("workdir", f"{_STAGE}/work"))
+    layers = (("lowerdir", f"{_STAGE}/lower"), ("upperdir", f"{_STAGE}/upper"), ("workdir", f"{_STAGE}/spare"))
     try:
         return sys.fsmount("overlay", (("source", "batchns"), *layers), _ATTRIBUTES)
     finally:

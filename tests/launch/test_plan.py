@@ -11,9 +11,10 @@ from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Write
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch import build
-from batchns.launch.plan import Base, Command, Credentials, IdMap, Ids, Mount, Owner, Plan, from_wire, to_wire
+from batchns.launch.plan import Base, Command, Credentials, IdMap, Ids, Mount, Owner, Plan, Rootfs, from_wire, to_wire
 from batchns.launch.sandbox import OPERATIONS, SCRIPT
-from batchns.model.job import Bind, Identity, Isolation, JobSpec
+from batchns.model.job import Bind, Isolation, JobSpec
+from batchns.model.submitter import Submitter
 
 text = st.text(max_size=20)
 texts = st.lists(text, max_size=4).map(tuple)
@@ -25,7 +26,7 @@ plans = st.builds(
     text,
     text,
     text,
-    st.builds(Base, st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple)),
+    st.builds(Base, st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple), st.booleans()),
     st.builds(
         CgroupPlan,
         texts,
@@ -36,6 +37,7 @@ plans = st.builds(
         texts,
     ),
     st.builds(NetworkPlan, text, text, text, text, text, text, text, st.none() | number, st.none() | number, number),
+    st.none() | st.builds(Rootfs, text, number, st.booleans()),
     st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple),
     st.builds(Ids, maps, maps),
     st.builds(Ids, maps, maps),
@@ -146,7 +148,13 @@ def test_ids_of_the_job_are_its_slots():
     assert plan.credentials.init != plan.credentials.uid
 
 
-def test_what_this_version_does_not_do_is_refused_by_name():
-    for isolation in (Isolation(rootfs="/srv/x"), Isolation(identity=Identity.ROOT)):
-        with pytest.raises(UserError, match="isolation"):
-            build.build(evolve(attempt(), spec=evolve(attempt().spec, isolation=isolation)), host_paths=ALL)
+def test_a_root_of_the_jobs_own_is_not_prepared_ahead_and_only_a_listed_image_is_one():
+    spec = evolve(attempt().spec, isolation=Isolation(rootfs="/srv/images/x.sqfs", overlay=1 << 20))
+    for images, listed in ((), False), (("/srv/images",), True), (("/srv/ima",), False):
+        user = Submitter(name="ada", uid=1000, gid=1000, groups=(1000,))
+        plan = build.build(evolve(attempt(), spec=spec, images=images, submitter=user), host_paths=ALL)
+        assert plan.rootfs == Rootfs("/srv/images/x.sqfs", 1 << 20, listed)
+        assert plan.base == Base(host_root=False)
+    host = build.build(attempt(), host_paths=ALL)
+    assert host.rootfs is None
+    assert set(host.base.mounts) <= set(plan.mounts)

@@ -249,9 +249,9 @@ IN_A_JOB = [
         'write mode = "private" (own address, the outside through NAT) or mode = "none"',
     ),
     (
-        'isolation.rootfs = "/srv/x"',
-        "isolation.rootfs: another root file system is not available in this version - "
-        "remove it: jobs see the host's root, read-only",
+        'isolation.overlay = "1GiB"',
+        "isolation.overlay: the host's own root is always read-only - "
+        'write rootfs = "/srv/images/ml" besides, or remove it',
     ),
     (
         'isolation.identity = "selv"',

@@ -15,7 +15,7 @@ import fcntl
 import os
 import stat
 import struct
-from errno import EBUSY, EINVAL, ELOOP, ENOENT, ENXIO, EPERM
+from errno import EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
@@ -37,6 +37,7 @@ _LEAST = 256 * 1024  # bytes of a layer that has only mount points
 
 _HINTS = {
     ENOENT: "write the path of a folder or a squashfs image on this host",
+    ENOTDIR: "write the path of a folder or a squashfs image",
     ELOOP: "a symbolic link is not followed here: write the real path (readlink -f)",
 }
 
@@ -98,7 +99,7 @@ def _why(error: OSError) -> str:
 
 def _folder(source: int) -> int:
     if not stat.S_ISDIR(os.fstat(source).st_mode):
-        raise OSError(EINVAL, "neither a folder nor an image")
+        raise OSError(ENOTDIR, os.strerror(ENOTDIR))
     return sys.open_tree(source, "", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import stat
@@ -58,8 +59,14 @@ def root(srv) -> Path:
     return folder
 
 
+def need(file_system: str) -> None:
+    if not re.search(rf"\b{file_system}$", Path("/proc/filesystems").read_text(), re.MULTILINE):
+        pytest.skip(f"this kernel has no {file_system}")
+
+
 @pytest.fixture
 def image(srv, root) -> Path:
+    need("squashfs")
     images = srv / "images"
     images.mkdir()
     made = images / "system.squashfs"
@@ -314,6 +321,7 @@ def automounter(point: Path, served: list[str]) -> Iterator[None]:
 
 def test_an_automounted_path_works(srv, work):
     """Home folders on many hosts: mounted by whoever looks first, here a job."""
+    need("autofs")
     point = srv / "auto"
     point.mkdir()
     served: list[str] = []

@@ -93,7 +93,7 @@ def _why(error: OSError) -> str:
     if "loop" in str(error.filename or ""):
         return "loop devices are needed for an image: modprobe loop, or unpack it into a folder"
     if str(error.strerror or "").startswith(("fsopen", "fsconfig", "fsmount")):
-        return "is it a squashfs image? A folder works, too"
+        return "is it a squashfs image, of a compression this kernel knows (zstd)? A folder works, too"
     return ""
 
 

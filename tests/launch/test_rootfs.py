@@ -70,7 +70,9 @@ def image(srv, root) -> Path:
     images = srv / "images"
     images.mkdir()
     made = images / "system.squashfs"
-    subprocess.run(["mksquashfs", root, made, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        ["mksquashfs", root, made, "-comp", "zstd", "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL
+    )
     made.chmod(0o644)
     return made
 

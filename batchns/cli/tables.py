@@ -135,15 +135,18 @@ def summary(results: Sequence[JobResult], elapsed: float) -> str:
 
 
 def unenforced(results: Iterable[JobResult]) -> list[str]:
-    """The limits that were asked for and are not in force, one line for each limit and cause, with the jobs."""
+    """The limits that were asked for and are not in force, one line for each cause and the same jobs."""
     jobs: dict[tuple[str, str], list[str]] = {}
     for result in results:
         for name, reading in result.limits.items():
             if reading.value is None:
                 jobs.setdefault((name, reading.why), []).append(result.job_id)
+    names: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (name, why), ids in sorted(jobs.items()):
+        names.setdefault((why, tuple(ids)), []).append(printable(name))
     return [
-        f"{printable(name)} is not in force: {printable(why)} ({_listed(ids)})"
-        for (name, why), ids in sorted(jobs.items())
+        f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} not in force: {printable(why)} ({_listed(ids)})"
+        for (why, ids), found in names.items()
     ]
 
 

@@ -89,7 +89,6 @@ _CAPABILITY_VERSION_3 = 0x20080522
 
 CLOSE_RANGE_CLOEXEC = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1  # include/uapi/linux/keyctl.h
-SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 
 # Numbers from 424 on are the same on every architecture (include/uapi/asm-generic/unistd.h).
 _NR_OPEN_TREE = 428

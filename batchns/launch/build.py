@@ -71,6 +71,7 @@ class Attempt:
     usual_scratch: int  # bytes: what the prepared sandboxes have
     seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
+    root: bool = True  # batchns has root's rights
     images: tuple[str, ...] = ()  # folders whose images users may have as a root
     variables: Mapping[str, str] = field(factory=dict)
     covers: tuple[tuple[str, str], ...] = ()  # (file of the root, file of the host that takes its place)
@@ -81,14 +82,15 @@ def host_paths() -> frozenset[str]:
     return frozenset(path for path in MAY_MASK if os.path.exists(path))
 
 
-def base(host_paths: frozenset[str], scratch: int) -> Base:
+def base(host_paths: frozenset[str], scratch: int, *, root: bool = True) -> Base:
     """What the sandboxes of this host have in common. Pure.
 
     `host_paths`: which of `MAY_MASK` exist. `scratch`: the usual size of /tmp in bytes; a job may have another.
+    `root`: batchns has root's rights; else the device nodes are the host's.
     """
     return Base(
         (
-            Mount("dev", "/dev", options=("mode=755", "size=64k")),
+            Mount("dev", "/dev", "" if root else "/dev", options=("mode=755", "size=64k")),
             Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666")),
             Mount("tmpfs", "/dev/shm", options=("mode=1777",)),
             *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
@@ -110,8 +112,8 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
     """
     spec = attempt.spec
     rootfs = spec.isolation.rootfs
-    common = base(host_paths, attempt.usual_scratch)
-    identified = identify(attempt.submitter, spec.isolation.identity, attempt.slot.id_start)
+    common = base(host_paths, attempt.usual_scratch, root=attempt.root)
+    identified = identify(attempt.submitter, spec.isolation.identity, attempt.slot.id_start, root=attempt.root)
     return Plan(
         attempt=attempt.name,
         ahead=attempt.ahead,
@@ -131,7 +133,7 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
 
 
 def _may_be_image(attempt: Attempt, rootfs: str) -> bool:
-    return attempt.submitter.is_root or any(_inside(rootfs, folder) for folder in attempt.images)
+    return attempt.submitter.is_root or not attempt.root or any(_inside(rootfs, folder) for folder in attempt.images)
 
 
 def _mounts(attempt: Attempt, *, shifted: bool) -> tuple[Mount, ...]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from errno import EMSGSIZE
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,16 @@ from attrs import field, frozen
 
 from batchns.errors import HostError, StepError
 from batchns.kernel.network.types import Counters
-from batchns.kernel.syscalls import SO_SNDBUFFORCE
+from batchns.kernel.sockets import make_room
 from batchns.launch.plan import Base, Plan, to_wire
 
 MAX_MESSAGE = 1 << 20
 END_TIMEOUT = 10.0  # seconds for the launcher to kill and clean up once its client has gone
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-_PROGRAM = "import sys; sys.path.append({root!r}); from batchns.launch.launcher import main; main({fd})"
+_PROGRAM = (
+    "import sys; sys.path.append({package!r}); from batchns.launch.launcher import main; main({fd}, root={root})"
+)
 
 
 @frozen(kw_only=True)
@@ -157,6 +160,11 @@ class Launcher:
                 await self._channel.sendmsg([message], ancillary)
         except (BrokenPipeError, ConnectionResetError):
             raise _gone() from None
+        except OSError as error:
+            if error.errno != EMSGSIZE:
+                raise
+            hint = "put the script into a file, or let root raise the bound: sysctl -w net.core.wmem_max=1048576"
+            raise HostError(f"a launch plan of {len(message)} bytes is larger than sockets take here", hint) from None
 
     async def _receive(self) -> None:
         """Hand each answer to the task that waits for it, until the launcher is gone."""
@@ -182,12 +190,15 @@ def _gone() -> HostError:
 
 
 @asynccontextmanager
-async def open_launcher() -> AsyncIterator[Launcher]:
-    """Start a launcher process; on leaving, its jobs are killed and it is waited for, within a bound."""
+async def open_launcher(*, root: bool = True) -> AsyncIterator[Launcher]:
+    """Start a launcher process; on leaving, its jobs are killed and it is waited for, within a bound.
+
+    `root`: it has root's rights; else it works in a user namespace of its own (kernel/rootless.py).
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         # -I -S: neither the environment nor site-packages have a say in what this process imports.
-        program = _PROGRAM.format(root=_PACKAGE_ROOT, fd=theirs.fileno())
+        program = _PROGRAM.format(package=_PACKAGE_ROOT, fd=theirs.fileno(), root=root)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program],
             stdin=subprocess.DEVNULL,
@@ -197,7 +208,7 @@ async def open_launcher() -> AsyncIterator[Launcher]:
             cwd="/",
             env={},
         )
-    ours.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, MAX_MESSAGE)
+    make_room(ours, MAX_MESSAGE)
     with trio.socket.from_stdlib_socket(ours) as channel:
         launcher = Launcher(channel)
         try:

@@ -3,6 +3,7 @@
 1. Host uid 0 is mapped in no identity: what maps it is no boundary.
 2. init has an id of the slot's private range, whoever the command is: the command can neither signal nor trace it.
 3. In every identity the job has on the host's files the rights of its submitter, and no others.
+4. Without root there is one id to map, the user's own: init has it, too, and is guarded by not being dumpable.
 
 Sources: user_namespaces(7), mount_setattr(2) on id-mapped mounts.
 """
@@ -45,13 +46,17 @@ def identity_of(submitter: Submitter, asked: Identity | None) -> Identity:
     return asked
 
 
-def identify(submitter: Submitter, asked: Identity | None, id_start: int) -> Identified:
+def identify(submitter: Submitter, asked: Identity | None, id_start: int, *, root: bool = True) -> Identified:
     """The ids of a job of `submitter`. `id_start`: the first of its slot's 65536 private ids.
 
+    `root`: batchns has root's rights, and may map whom it likes.
+
     Raises:
-        UserError: as `identity_of`.
+        UserError: as `identity_of`, or nobody but root can give that identity.
     """
     identity = identity_of(submitter, asked)
+    if not root:
+        return _alone(submitter, identity)
     if identity is Identity.PRIVATE:
         return _private(submitter, id_start)
     uid, gid = (0, 0) if identity is Identity.ROOT else (submitter.uid, submitter.gid)
@@ -66,6 +71,17 @@ def identify(submitter: Submitter, asked: Identity | None, id_start: int) -> Ide
         Ids(),
         _credentials(submitter, uid, gid, init),
     )
+
+
+def _alone(submitter: Submitter, identity: Identity) -> Identified:
+    if identity is Identity.PRIVATE:
+        raise UserError(
+            "isolation.identity = 'private' needs an id range, which only root's batchns hands out",
+            'write identity = "self" or "root", or nothing',
+        )
+    uid, gid = (0, 0) if identity is Identity.ROOT else (submitter.uid, submitter.gid)
+    ids = Ids((IdMap(uid, submitter.uid, 1),), (IdMap(gid, submitter.gid, 1),))
+    return Identified(ids, Ids(), _credentials(submitter, uid, gid, uid)._replace(groups=None))
 
 
 def _private(submitter: Submitter, id_start: int) -> Identified:

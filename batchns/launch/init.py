@@ -84,7 +84,8 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     with host:
         shapers = link.connect(plan.network, host)
     clock.mark("network")
-    os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
+    if plan.credentials.groups is not None:
+        os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside
     root = root._replace(idmap=given.idmap, submitter=plan.credentials.submitter)
     if plan.rootfs is not None:
         root = sandbox.make_own_root(root, plan.rootfs)

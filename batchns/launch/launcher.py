@@ -31,10 +31,11 @@ from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
-from batchns.kernel import syscalls, userns
+from batchns.kernel import rootless, syscalls, userns
 from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
+from batchns.kernel.sockets import make_room
 from batchns.launch import zygote
 from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, Plan, base_from, from_wire
@@ -226,7 +227,7 @@ class Launcher:
                 self._new_zygote()
                 zygote.ask(self._zygote, base, theirs.fileno(), cgroup)
             acquired.pop_all()
-        mine.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
+        make_room(mine, MAX_MESSAGE)
         job.status = mine
         self._jobs[attempt] = job
         self._unborn.append(job)
@@ -509,11 +510,13 @@ def _as_step(error: StepError | OSError, step: str) -> StepError:
     return StepError(step, str(error.filename or error.strerror or ""), error.errno or 0)
 
 
-def main(fd: int) -> NoReturn:
-    """The launcher process: `fd` is its end of the socket to the client."""
+def main(fd: int, *, root: bool = True) -> NoReturn:
+    """The launcher process: `fd` is its end of the socket to the client. `root`: it has the rights of the host's."""
     syscalls.set_name("batchns-launch")
+    if not root:
+        rootless.enter()
     client = socket.socket(fileno=fd)
-    client.setsockopt(socket.SOL_SOCKET, syscalls.SO_SNDBUFFORCE, MAX_MESSAGE)
+    make_room(client, MAX_MESSAGE)
     gc.disable()  # a collection in a fork would touch, and so copy, every page
     gc.freeze()
     Launcher(client).run()

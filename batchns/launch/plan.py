@@ -73,13 +73,14 @@ class Owner(NamedTuple):
 class Credentials(NamedTuple):
     """Who runs the command: `uid` and `gid` are ids inside the job's user namespace, `groups` ids of the host.
 
-    `init` is another id than the command's, so that it cannot be touched. What a path of the job's names is looked up
-    as `submitter`.
+    `init` is another id than the command's, so that it cannot be touched; without root there is but one. `groups`:
+    None for those of batchns itself, which nobody but root can change. What a path of the job's names is looked up as
+    `submitter`.
     """
 
     uid: int
     gid: int
-    groups: tuple[int, ...] = ()
+    groups: tuple[int, ...] | None = ()
     init: int = 65533
     submitter: Owner = Owner()
 
@@ -157,7 +158,13 @@ def from_wire(message: bytes) -> Plan:
         _mounts(mounts),
         _ids(ids),
         _ids(shift),
-        Credentials(uid, gid, tuple(groups), init, Owner(submitter[0], submitter[1], tuple(submitter[2]))),
+        Credentials(
+            uid,
+            gid,
+            None if groups is None else tuple(groups),
+            init,
+            Owner(submitter[0], submitter[1], tuple(submitter[2])),
+        ),
         Command(
             tuple(argv),
             tuple((name, value) for name, value in env),

@@ -185,7 +185,10 @@ def _dev(root: Root, mount: Mount) -> None:
     sys.move_mount(fd, place)
     os.close(place)
     for name, major, minor in _DEVICES:
-        os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=fd)
+        if mount.source:
+            _bind_device(f"{mount.source}/{name}", fd, name)
+        else:
+            os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=fd)
     for name, value in _DEV_LINKS:
         os.symlink(value, name, dir_fd=fd)
     for name in ("pts", "shm", "mqueue"):
@@ -193,6 +196,14 @@ def _dev(root: Root, mount: Mount) -> None:
     # What is mounted below stays writable; the folder itself needs no more entries.
     sys.mount_setattr(fd, attr_set=sys.MOUNT_ATTR_RDONLY)
     os.close(fd)
+
+
+def _bind_device(source: str, folder: int, name: str) -> None:
+    """The host's own node: nobody but root makes one, and on a user's tmpfs none would work."""
+    os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder))
+    node = sys.open_tree(sys.AT_FDCWD, source, sys.OPEN_TREE_CLONE)
+    sys.move_mount(node, folder, name)
+    os.close(node)
 
 
 def _devpts(root: Root, mount: Mount) -> None:

@@ -61,6 +61,7 @@ class Preparer:
     networks: Networks
     submitter: Submitter = ROOT
     filters: Mapping[str, str] = field(factory=dict)  # compiled, by the profile's name; none without any
+    root: bool = True  # batchns has root's rights
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
 
@@ -116,6 +117,7 @@ class Preparer:
             job_id=job.id,
             spec=job.spec,
             submitter=self.submitter,
+            root=self.root,
             images=self.config.isolation.images,
             slot=attempt.slot,
             cgroup=attempt.cgroup,
@@ -145,7 +147,7 @@ class Preparer:
         """Every limit of the attempt as the kernel holds it."""
         return {
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
-            **network_readings(job, started.shapers),
+            **network_readings(job, started.shapers, connected=self.networks.connected),
             **scratch_readings(job, started.pid),
             **overlay_readings(job, started.pid),
         }

@@ -71,6 +71,8 @@ class Effects:
     async def _kill(self, attempt: Attempt) -> None:
         empty = False
         for _ in range(KILL_TRIES):
+            if self.driver.mode == "none":
+                await self.launcher.signal(attempt.name, signal.SIGKILL)  # to its init
             empty = await self._call(partial(self.driver.kill, attempt.name, KILL_TIMEOUT), gone=True)
             if empty or attempt.over.is_set():
                 break

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import trio
 
-from batchns.errors import HostError
 from batchns.kernel.cgroups.detect import open_driver
-from batchns.kernel.cgroups.interface import Limits
+from batchns.kernel.cgroups.interface import Driver, Limits
 from batchns.kernel.network import resolver
 from batchns.kernel.network.firewall import Firewall
 from batchns.kernel.network.resolver import Resolver
@@ -25,6 +24,7 @@ from batchns.launch.ids import identity_of
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
+from batchns.supervise import rootless
 from batchns.supervise.filters import write_filters
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
@@ -54,25 +54,30 @@ async def open_supervisor(
     """
     for spec in specs:
         identity_of(submitter, spec.isolation.identity)
-    if os.geteuid() != 0:
-        raise HostError("batchns run needs root in this version", "sudo batchns run ...")
+    root = os.geteuid() == 0
+    if not root:
+        config = rootless.own_paths(config, submitter)
+        rootless.check_namespaces()
+        rootless.make_private(config.paths.run)
     async with AsyncExitStack() as stack:
         user = submitter.uid
         capacity = read_node(config)
-        driver = open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
+        driver = _open_driver(config, root=root)
         for line in sweep(config.paths.run, driver):
             tell(line)
         driver.prepare()
         stack.callback(driver.release)
         runs = stack.enter_context(RunFolder(config))
-        launcher = await stack.enter_async_context(open_launcher())
+        launcher = await stack.enter_async_context(open_launcher(root=root))
         paths = host_paths()
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
             name = runs.attempt_name(serial)
-            await launcher.prepare(name, base(paths, config.defaults.scratch), driver.plan(name, Limits()).into)
+            common = base(paths, config.defaults.scratch, root=root)
+            await launcher.prepare(name, common, driver.plan(name, Limits()).into)
         found = resolver.find(config.network.dns)
         firewall = make_firewall(config, found.servers, grants_of(specs, user))
-        stack.callback(firewall.leave)
+        if root:
+            stack.callback(firewall.leave)
         filters: dict[str, str] = {}
 
         async def compile_filters() -> None:
@@ -82,7 +87,7 @@ async def open_supervisor(
         # Both take their time, in which the launcher prepares the first sandboxes.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(compile_filters)
-            if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+            if root and any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
                 nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
         yield Supervisor(
             config=config,
@@ -93,10 +98,17 @@ async def open_supervisor(
             observer=observer,
             submitter=submitter,
             host_paths=paths,
-            networks=make_networks(config, firewall, found, runs, user),
+            networks=make_networks(config, firewall, found, runs, user) if root else Networks(connected=False),
             filters=filters,
             attached=attached,
+            root=root,
         )
+
+
+def _open_driver(config: Config, *, root: bool) -> Driver:
+    if not root:
+        return rootless.prepared_driver(config)
+    return open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
 
 
 def make_firewall(config: Config, servers: Sequence[str], grants: Sequence[Grant]) -> Firewall:

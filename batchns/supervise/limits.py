@@ -28,10 +28,23 @@ def limits_of(job: Job, placement: Placement) -> Limits:
     )
 
 
-def network_readings(job: Job, shapers: Mapping[str, int | None]) -> dict[str, LimitReading]:
-    """The rates that were asked for, as the kernel holds them."""
+UNCONNECTED = "an ordinary user has no link to shape: this job has its loopback only"
+
+
+def network_readings(job: Job, shapers: Mapping[str, int | None], *, connected: bool = True) -> dict[str, LimitReading]:
+    """The rates that were asked for, as the kernel holds them. `connected`: there are links to other places at all."""
+    if not connected and job.spec.network.mode is NetworkMode.PRIVATE:
+        rates = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
+        lost = ["network", *(name for name, rate in rates.items() if rate is not None)]
+        return dict.fromkeys(lost, LimitReading(None, "", UNCONNECTED))
     asked = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
     return {name: _rate(job, shapers.get(name)) for name, rate in asked.items() if rate is not None}
+
+
+_NOT_READ_BACK = {
+    False: "as mounted: the job was over before it could be read back",
+    True: "as mounted: only root may look into a job's mounts",
+}
 
 
 def scratch_readings(job: Job, pid: int) -> dict[str, LimitReading]:
@@ -45,8 +58,8 @@ def scratch_readings(job: Job, pid: int) -> dict[str, LimitReading]:
         return {"scratch": LimitReading(None, "tmpfs", f"a bind takes the place of {SCRATCH}")} if asked else {}
     try:
         found = os.statvfs(f"/proc/{pid}/root{SCRATCH}")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        why = "as mounted: the job was over before it could be read back"
+    except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+        why = _NOT_READ_BACK[isinstance(error, PermissionError) and os.geteuid() != 0]
         return {"scratch": LimitReading(job.bounds.scratch, "tmpfs", why)}
     return {"scratch": LimitReading(found.f_blocks * found.f_frsize, "tmpfs")}
 
@@ -58,8 +71,8 @@ def overlay_readings(job: Job, pid: int) -> dict[str, LimitReading]:
         return {}
     try:
         found = os.statvfs(f"/proc/{pid}/root/")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        why = "as mounted: the job was over before it could be read back"
+    except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
+        why = _NOT_READ_BACK[isinstance(error, PermissionError) and os.geteuid() != 0]
         return {"overlay": LimitReading(asked, "overlay", why)}
     return {"overlay": LimitReading(found.f_blocks * found.f_frsize, "overlay")}
 

@@ -84,7 +84,8 @@ class Names:
 class Networks:
     """`groups`: the device group of each grant; `pool6`: "" for no IPv6; `user`: whose jobs they are.
 
-    `resolver` is the path of the jobs' resolv.conf ("" for the root's own).
+    `resolver` is the path of the jobs' resolv.conf ("" for the root's own). `connected`: jobs can have links; else each
+    has its loopback only, whatever it asks for.
     """
 
     settings: NetworkSettings = field(factory=NetworkSettings)
@@ -93,10 +94,13 @@ class Networks:
     groups: Mapping[Grant, int] = field(factory=dict)
     resolver: str = ""
     names: Names | None = None
+    connected: bool = True
 
     def plan(self, attempt: str, job: Job, slot: Slot) -> NetworkPlan:
         """The job's network; its name is known from here on, where it asks for other jobs."""
         wanted = job.spec.network
+        if not self.connected:
+            return NetworkPlan("none")
         grant = grant_of(wanted, self.user)
         plan = network_plan(
             wanted.mode.value,
@@ -115,7 +119,7 @@ class Networks:
 
     def covers(self, wanted: Network) -> tuple[tuple[str, str], ...]:
         """(file inside, file of the host that takes its place) for a job."""
-        if wanted.mode is not NetworkMode.PRIVATE:
+        if wanted.mode is not NetworkMode.PRIVATE or not self.connected:
             return ()
         servers = ((resolver.HOSTS_OWN, self.resolver),) if self.resolver else ()
         names = ((HOSTS, self.names.path),) if self.names and Jobs() in wanted.allow else ()

@@ -67,6 +67,7 @@ class Supervisor:
     submitter: Submitter = ROOT
     filters: Mapping[str, str] = field(factory=dict)  # compiled seccomp filters, by the profile's name
     attached: tuple[int, int, int] | None = None
+    root: bool = True  # batchns has root's rights
     clock: Callable[[], float] = trio.current_time
     blocking: Blocking = field(factory=threads)
     _schedule: Schedule = field(init=False)
@@ -91,7 +92,8 @@ class Supervisor:
             host_paths=self.host_paths,
             networks=self.networks,
             filters=self.filters,
-            own=tuple(map(os.path.realpath, (self.config.paths.run, self.config.paths.state))),
+            root=self.root,
+            own=tuple(map(os.path.realpath, self._own_folders())),
             attached=self.attached,
         )
         self._effects = Effects(
@@ -108,6 +110,11 @@ class Supervisor:
             post=self._inbox.post,
             job=self._schedule.__getitem__,
         )
+
+    def _own_folders(self) -> tuple[str, ...]:
+        """Where jobs must not write. A user's state folder is in the user's home, where jobs have every right to be."""
+        paths = self.config.paths
+        return (paths.run, paths.state) if self.root else (paths.run,)
 
     async def run(self, specs: Sequence[JobSpec]) -> list[JobResult]:
         """Run all jobs to their end; array tasks are results of their own. In the order of `specs`. Once.

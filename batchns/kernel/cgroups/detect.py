@@ -18,6 +18,7 @@ from batchns.kernel.cgroups import files, v1, v2
 from batchns.kernel.cgroups.hybrid import HybridDriver
 from batchns.kernel.cgroups.interface import Driver
 
+LEAF = "batchns.caller"  # whose processes made room for jobs: see delegated.py
 _V1_NAMES = {"blkio": "io"}  # v1's own name: the one used here
 
 
@@ -59,8 +60,9 @@ def open_driver(
     if unified is None:
         return _only_v1(parents, block, root, locks)
     if not set(parents) & set(v2.CONTROLLERS):
-        offered = (files.read_if_there(f"{unified.point}/cgroup.controllers") or "").split()
         below = _v2_parent(unified, own, parent, v2.CONTROLLERS)
+        top = unified.point if os.geteuid() == 0 else below  # nobody but root hands down what is not there yet
+        offered = (files.read_if_there(f"{top}/cgroup.controllers") or "").split()
         return v2.V2Driver(unified.point, below, block, missing=_missing(offered), locks=locks)
     wanted = [controller for controller in v2.CONTROLLERS if controller not in parents]
     held = (files.read_if_there(f"{unified.point}/cgroup.controllers") or "").split()
@@ -71,6 +73,14 @@ def open_driver(
     tree = v2.V2Driver(unified.point, _v2_parent(unified, own, parent, usable), block, wanted, missing, locks=locks)
     _check_parents(needed.values())
     return HybridDriver(v1.V1Driver(needed, block, missing, locks=locks), tree)
+
+
+def own_unified(root: str = "/sys/fs/cgroup", proc: str = "/proc") -> str | None:
+    """The path of this process's own cgroup in the v2 hierarchy; None where it is not mounted."""
+    mounts = parse_mountinfo(files.read(f"{proc}/self/mountinfo"), root)
+    unified = next((mount for mount in mounts if mount.version == 2), None)
+    own = parse_own(files.read(f"{proc}/self/cgroup"))
+    return None if unified is None else _below(unified, own.get("", "/"))
 
 
 def _only_v1(parents: Mapping[str, str], block: str, root: str, locks: str) -> Driver:
@@ -109,6 +119,8 @@ def _v2_parent(mount: Mount, own: Mapping[str, str], parent: str | None, wanted:
         _check_parents([path])
         return path
     mine = _below(mount, own.get("", "/"))
+    if os.path.basename(mine) == LEAF:
+        mine = os.path.dirname(mine)
     if not any(True for _ in wanted) or _hands_down(mine):
         return mine
     if os.geteuid() == 0 and _hands_down(mount.point):

@@ -1,0 +1,66 @@
+"""No cgroups: an ordinary user without a delegated subtree. Every limit that is asked for is named as missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.model.result import LimitReading, Usage
+
+
+class NoCgroups:
+    """See `Driver`. `why`: what stands in the result beside each limit."""
+
+    mode = "none"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    def release(self) -> None:
+        """Nothing to remove."""
+
+    def plan(self, name: str, limits: Limits) -> CgroupPlan:
+        """Nothing to make, and why."""
+        return CgroupPlan(unavailable=tuple((limit, self.why) for limit in _asked(limits)))
+
+    def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:
+        """No limit is in force."""
+        return {limit: LimitReading(None, "", self.why) for limit in _asked(limits)}
+
+    def usage(self, texts: Mapping[str, str]) -> Usage:
+        """Nothing is known."""
+        return Usage()
+
+    def read_usage(self, name: str) -> Usage:
+        """Nothing is known."""
+        return Usage()
+
+    def pids(self, name: str) -> list[int]:
+        """Not known: a job's processes are those of its PID namespace."""
+        return []
+
+    def freeze(self, name: str, timeout: float) -> bool:
+        """Without a cgroup nothing freezes a job as a whole."""
+        return False
+
+    def thaw(self, name: str, timeout: float) -> bool:
+        """What was never frozen."""
+        return True
+
+    def kill(self, name: str, timeout: float) -> bool:
+        """The job ends with its first process, which the launcher kills."""
+        return True
+
+    def remove(self, name: str) -> None:
+        """Nothing to remove."""
+
+    def names(self) -> list[str]:
+        """None has cgroups."""
+        return []
+
+
+def _asked(limits: Limits) -> list[str]:
+    return [limit for limit, value in limits._asdict().items() if value is not None]

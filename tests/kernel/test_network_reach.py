@@ -168,7 +168,7 @@ def test_what_a_killed_run_was_given_is_gone_with_the_next_hold(world: World, ru
     grant = Grant(ADA, jobs=True, ports=(("tcp", PORT, PORT),))
     place = world.place(hold_for_ever, run_folder, grant)
     group = place.prepared
-    assert str(group) in nft("list", "set", "inet", "batchns", "ports")
+    assert str(group) in nft("list", "set", "inet", "batchns", "tcp_ports")
     place.close()  # by SIGKILL
     with holder(run_folder, grant) as firewall:
         table = nft("list", "table", "inet", "batchns")
@@ -207,4 +207,4 @@ def test_ranges_and_ports_that_overlap_are_taken_by_the_kernel(world: World, run
     ports = (("tcp", 80, 90), ("tcp", 85, 86), ("tcp", 85, 100), ("udp", 85, 86))
     grant = Grant(ADA, ports=ports, ranges=("10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "::/0", "fd00::/8"))
     with holder(run_folder, grant, outside=("10.0.0.0/8", "10.1.0.0/16", "::/0")):
-        assert "91-100" in nft("list", "set", "inet", "batchns", "ports")
+        assert "91-100" in nft("list", "set", "inet", "batchns", "tcp_ports")

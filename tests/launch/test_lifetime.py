@@ -184,6 +184,7 @@ def test_init_keeps_nothing_of_the_launcher_but_its_exit_record(folder):
     async def work(launcher):
         await _start(launcher, first)
         pid = await _start(launcher, second)
+        await trio.sleep(0.2)  # it closes its socket just after it has told that the command runs
         return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
     nulls = ("/dev/null", "/null")  # by the second name where /dev, seen from here, is mounted no more

@@ -31,7 +31,8 @@ table inet {table} {{
     set resolvers {{ type ipv4_addr; {resolvers} }}
     set resolvers6 {{ type ipv6_addr; {resolvers6} }}
     set peers {{ type devgroup . devgroup; {peers} }}
-    set ports {{ type devgroup . inet_proto . inet_service; flags interval; {ports} }}
+    set tcp_ports {{ type devgroup . inet_service; flags interval; {tcp_ports} }}
+    set udp_ports {{ type devgroup . inet_service; flags interval; {udp_ports} }}
     set trusted {{ type devgroup . ipv4_addr; flags interval; {trusted} }}
     set trusted6 {{ type devgroup . ipv6_addr; flags interval; {trusted6} }}
     set ranges {{ type devgroup . ipv4_addr; flags interval; {ranges} }}
@@ -49,7 +50,8 @@ table inet {table} {{
     }}
     chain to_host {{
         comment "no service of the host is there for jobs"
-        iifgroup . meta l4proto . th dport @ports accept comment "unless they may ask for it"
+        iifgroup . tcp dport @tcp_ports accept comment "unless they may ask for it"
+        iifgroup . udp dport @udp_ports accept comment "the same"
         ip saddr @pools ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
         ip6 saddr @pools6 ip6 daddr @resolvers6 meta l4proto {{ tcp, udp }} th dport 53 accept
         drop
@@ -126,7 +128,8 @@ def render(holds: Sequence[Hold], opened: Iterable[str], *, closed6: bool = Fals
         resolvers=_set(address for address in resolvers if ":" not in address),
         resolvers6=_set(address for address in resolvers if ":" in address),
         peers=_set(_peers(grants)),
-        ports=_set(_ports(grants)),
+        tcp_ports=_set(_ports(grants, "tcp")),
+        udp_ports=_set(_ports(grants, "udp")),
         trusted=_set(_granted(grants, 4, special=True)),
         trusted6=_set(_granted(grants, 6, special=True)),
         ranges=_set(_granted(grants, 4, special=False)),
@@ -157,15 +160,18 @@ def _granted(grants: Mapping[int, Grant], version: int, *, special: bool) -> Ite
     )
 
 
-def _ports(grants: Mapping[int, Grant]) -> Iterator[str]:
-    """Each group's ports, as ranges that do not overlap."""
+def _ports(grants: Mapping[int, Grant], protocol: str) -> Iterator[str]:
+    """Each group's ports, as ranges that do not overlap.
+
+    A set for each protocol: nft 1.0.6 asks the kernel to turn the one byte of `meta l4proto` into network order where
+    the set has ranges, which new kernels refuse.
+    """
     for group, grant in grants.items():
-        for protocol in sorted({protocol for protocol, _, _ in grant.ports}):
-            last = 0
-            for first, end in sorted((first, end) for name, first, end in grant.ports if name == protocol):
-                if end > last:
-                    yield f"{group} . {protocol} . {max(first, last + 1)}-{end}"
-                    last = end
+        last = 0
+        for first, end in sorted((first, end) for name, first, end in grant.ports if name == protocol):
+            if end > last:
+                yield f"{group} . {max(first, last + 1)}-{end}"
+                last = end
 
 
 def _peers(grants: Mapping[int, Grant]) -> Iterator[str]:

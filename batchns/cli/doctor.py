@@ -6,6 +6,7 @@ Exit code 0: jobs with default settings run here; 1: something they need is miss
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from batchns.cli.load import find_config
 from batchns.cli.tables import fit, make_console
 from batchns.kernel.facts import Fact, Place, Status
 from batchns.kernel.probe import probe, usable
+from batchns.supervise import users
+from batchns.supervise.rootless import own_paths
 from batchns.units import printable
 
 _STYLES = {Status.OK: "green", Status.LIMITED: "yellow", Status.MISSING: "red"}
@@ -32,6 +35,8 @@ def doctor(as_json: bool) -> None:
     Exits with 0 when jobs can run here, with 1 when something that they need is missing.
     """
     config = find_config(None)
+    if os.geteuid() != 0:
+        config = own_paths(config, users.current())
     facts = probe(Place(state=Path(config.paths.state), run=Path(config.paths.run), dns=config.network.dns))
     if as_json:
         click.echo(facts_to_json(facts))

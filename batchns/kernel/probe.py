@@ -20,16 +20,14 @@ from batchns.kernel.probe_network import name_servers, way_out_by_ipv6
 
 def probe(place: Place) -> list[Fact]:
     """Every fact, in the order in which a job would need them. Takes a fraction of a second."""
+    links = [*network(), *other_firewalls(place, problems), name_servers(place), way_out_by_ipv6()]
     return [
         who(place),
         kernel(os.uname().release),
-        *cgroups(place),
+        *(cgroups(place) if place.root else map(for_a_user, cgroups(place))),
         *namespaces(),
         *id_maps(place),
-        *network(),
-        *other_firewalls(place, problems),
-        name_servers(place),
-        way_out_by_ipv6(),
+        *(links if place.root else [LOOPBACK]),
         tried(
             "seccomp",
             trial.attempt(trial.seccomp),
@@ -54,11 +52,33 @@ def who(place: Place) -> Fact:
         return Fact(name="user", status=Status.OK, found="root", needed=True)
     return Fact(
         name="user",
-        status=Status.MISSING,
+        status=Status.LIMITED,
         found=f"uid {place.uid}",
-        meaning="an ordinary user cannot make cgroups, shapers and network links: jobs would have no limits",
-        hint="sudo batchns run FILE",
+        meaning="jobs run with this user's rights and without what only root can give them, as named below",
+        hint="sudo batchns run --user $USER FILE",
         needed=True,
+    )
+
+
+LOOPBACK = Fact(
+    name="network",
+    status=Status.LIMITED,
+    found="loopback only",
+    meaning="nobody but root makes links to other places: jobs reach themselves, and there is no rate to limit",
+    hint="sudo batchns run --user $USER FILE",
+)
+
+
+def for_a_user(fact: Fact) -> Fact:
+    """A user's jobs run without cgroups, too."""
+    if fact.name != "cgroups" or fact.status is Status.OK:
+        return fact
+    return Fact(
+        name=fact.name,
+        status=Status.LIMITED,
+        found="none is delegated to you",
+        meaning="jobs run without limits of CPU, memory, I/O and processes, and their results say so",
+        hint="systemd-run --user --scope -p Delegate=yes batchns run FILE",
     )
 
 

@@ -27,9 +27,7 @@ MAX_MESSAGE = 1 << 20
 END_TIMEOUT = 10.0  # seconds for the launcher to kill and clean up once its client has gone
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
-_PROGRAM = (
-    "import sys; sys.path.append({package!r}); from batchns.launch.launcher import main; main({fd}, root={root})"
-)
+_PROGRAM = "import sys; sys.path.append({package!r}); from batchns.launch.launcher import main; main({fd}, root={root})"
 
 
 @frozen(kw_only=True)

@@ -80,6 +80,10 @@ def mount(rootfs: Rootfs, idmap: int, submitter: Owner) -> int:
 
 def _check_image(rootfs: Rootfs, image: int, submitter: Owner) -> None:
     """The kernel trusts what is in an image: one that a user could have made is not mounted."""
+    if os.geteuid() != 0:
+        raise StepError(
+            "rootfs", rootfs.source, EPERM, "only root attaches images: unpack it into a folder (unsquashfs)"
+        )
     found = os.fstat(image)
     ours = found.st_uid == 0 and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not rootfs.image:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+import termios
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from errno import EMSGSIZE
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -69,6 +73,46 @@ class _Answer:
         self.arrived.set()
 
 
+@frozen(kw_only=True)
+class Left:
+    """How a process that had entered a job ended: as of `Ended`; both None where it was killed with the job."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class Entered:
+    """A process in a running job. `pid`: in the host's PID namespace. `terminal`: the master, the caller's to close."""
+
+    def __init__(self, launcher: Launcher, name: str, pid: int, terminal: int | None, end: _Answer) -> None:
+        self.pid = pid
+        self.terminal = terminal
+        self._launcher = launcher
+        self._name = name
+        self._end = end
+
+    async def wait(self) -> Left:
+        """Its end.
+
+        Raises:
+            HostError: the launcher is gone, and with it the job.
+        """
+        await self._end.arrived.wait()
+        if self._end.value is None:
+            raise _gone()
+        return Left(exit_code=self._end.value["exit_code"], signal=self._end.value["signal"])
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to the process and its group. One that has ended is no error. Not SIGKILL or SIGSTOP."""
+        with suppress(HostError):
+            await self._launcher._send(b"Y" + json.dumps([self._name, int(signum)]).encode(), [])
+
+    def resize(self, rows: int, columns: int) -> None:
+        """The terminal has another size from now on: the process gets a SIGWINCH."""
+        assert self.terminal is not None
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
 class Launcher:
     """One launcher process. Methods may be called from any trio task."""
 
@@ -77,6 +121,9 @@ class Launcher:
         self._sending = trio.Lock()
         self._starts: dict[str, _Answer] = {}
         self._ends: dict[str, _Answer] = {}
+        self._entering: dict[str, _Answer] = {}  # by entry
+        self._leaving: dict[str, _Answer] = {}
+        self._entries = 0
         self._gone = False
 
     async def launch(self, plan: Plan, stdin: int, stdout: int, stderr: int) -> Started:
@@ -148,6 +195,47 @@ class Launcher:
         with suppress(HostError):
             await self._send(b"S" + json.dumps([attempt, int(signum)]).encode(), [])
 
+    async def enter(
+        self,
+        attempt: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] = MappingProxyType({}),
+        cwd: str = "",
+        descriptors: tuple[int, int, int] | None = None,
+        size: tuple[int, int] = (24, 80),
+    ) -> Entered:
+        """Start a process in a running job: in its namespaces and cgroups, under the same restrictions.
+
+        `env`: in addition to the job's. `cwd`: "" for the job's. `descriptors`: stdin, stdout and stderr; without them
+        it gets a terminal of the job's own, of `size` (rows, columns).
+
+        Raises:
+            StepError: which step failed, as of `launch`; the job goes on. Step "enter": it does not run, or is frozen.
+            HostError: the launcher is gone.
+        """
+        self._entries += 1
+        name = str(self._entries)
+        answer = self._entering[name] = _Answer()
+        end = self._leaving[name] = _Answer()
+        wanted = [list(argv), list(env.items()), cwd, None if descriptors else size]
+        fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            await self._send(b"X" + json.dumps([attempt, name, wanted]).encode(), fds)
+            await answer.arrived.wait()
+        except BaseException:
+            del self._leaving[name]
+            raise
+        finally:
+            del self._entering[name]
+        value = answer.value
+        if value is None or value["event"] == "refused":
+            del self._leaving[name]
+            if value is None:
+                raise _gone()
+            raise StepError(value["step"], value["path"], value["errno"], value["hint"])
+        return Entered(self, name, value["pid"], value.get("descriptor"), end)
+
     async def _send(self, message: bytes, ancillary: list[Any]) -> None:
         if len(message) > MAX_MESSAGE:
             raise HostError(f"a launch plan of {len(message)} bytes is larger than {MAX_MESSAGE}")
@@ -168,19 +256,40 @@ class Launcher:
         """Hand each answer to the task that waits for it, until the launcher is gone."""
         while True:
             try:
-                message = await self._channel.recv(MAX_MESSAGE)
+                message, ancillary, _, _ = await self._channel.recvmsg(
+                    MAX_MESSAGE, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC
+                )
             except ConnectionResetError:
-                message = b""
+                message, ancillary = b"", []
             if not message:
                 break
-            value = json.loads(message)
-            waiting = self._ends if value["event"] == "ended" else self._starts
-            if value["attempt"] in waiting:
-                waiting[value["attempt"]].give(value)
+            self._heard(json.loads(message), array.array("i", b"".join(data for _, _, data in ancillary)).tolist())
         self._gone = True
-        for answer in (*self._starts.values(), *self._ends.values()):
+        for answer in self._everyone():
             if not answer.arrived.is_set():
                 answer.give(None)
+
+    def _heard(self, value: dict[str, Any], fds: list[int]) -> None:
+        if fds:
+            value["descriptor"] = fds[0]
+        event = value["event"]
+        if event in ("entered", "refused", "left"):
+            waiting = self._leaving if event == "left" else self._entering
+            name = value["entry"]
+        else:
+            waiting = self._ends if event == "ended" else self._starts
+            name = value["attempt"]
+        if name in waiting:
+            waiting[name].give(value)
+        else:  # whoever asked has been cancelled
+            for fd in fds:
+                os.close(fd)
+        if event == "left":
+            self._leaving.pop(name, None)
+
+    def _everyone(self) -> Iterator[_Answer]:
+        for waiting in (self._starts, self._ends, self._entering, self._leaving):
+            yield from waiting.values()
 
 
 def _gone() -> HostError:

@@ -43,11 +43,14 @@ def lock_capabilities() -> None:
     sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
 
 
-def start_command(credentials: Credentials, command: Command, descriptors: tuple[int, int, int], program: bytes) -> int:
+def start_command(
+    credentials: Credentials, command: Command, descriptors: tuple[int, ...], program: bytes, *, terminal: str = ""
+) -> int:
     """Start the command with its own identity, in its working folder, in a session of its own: its pid.
 
-    `program`: the seccomp filter (b"" for none), under which init lives from here on, too. On return init is what it
-    stays: its own user, with CAP_KILL alone.
+    `program`: the seccomp filter (b"" for none), under which init lives from here on, too. `terminal`: the path of the
+    one that controls the session, in the place of `descriptors`. On return init is what it stays: its own user, with
+    CAP_KILL alone.
 
     Raises:
         StepError: step "cwd", "seccomp"; or "exec", with the errno that decides between exit codes 126 and 127.
@@ -69,7 +72,7 @@ def start_command(credentials: Credentials, command: Command, descriptors: tuple
     sys.close_range(3, 0xFFFFFFFF, sys.CLOSE_RANGE_CLOEXEC)
     if program:
         _load_filter(program)
-    pid = _spawn(command, descriptors)
+    pid = _spawn(command, descriptors, terminal)
     os.chdir("/")
     os.setresgid(credentials.init, credentials.init, credentials.init)
     os.setresuid(credentials.init, credentials.init, credentials.init)
@@ -87,12 +90,17 @@ def _load_filter(program: bytes) -> None:
         raise StepError("seccomp", "", error.errno or 0) from None
 
 
-def _spawn(command: Command, descriptors: tuple[int, int, int]) -> int:
+def _spawn(command: Command, descriptors: tuple[int, ...], terminal: str) -> int:
     """Search env's PATH as execvp(3) does, and spawn what is found."""
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]]
     env = dict(command.env)
     name = command.argv[0]
     folders = [""] if "/" in name else env.get("PATH", "/usr/bin:/bin").split(":")
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
+    if terminal:  # opened by the leader of a new session, it is the one that controls it
+        actions = [(os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
+    else:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
     denied = False
     for folder in folders:
         path = f"{folder}/{name}" if folder else name

@@ -57,11 +57,11 @@ def main(base: Base, status: socket.socket) -> NoReturn:
         close_others(status.fileno())
         _live(base, status)
     except StepError as error:
-        _report(status, error)
+        report(status, error)
     except OSError as error:
-        _report(status, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
+        report(status, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
     except BaseException as error:  # a defect of ours: say so rather than vanish
-        _report(status, StepError("init", f"{type(error).__name__}: {error}", 0))
+        report(status, StepError("init", f"{type(error).__name__}: {error}", 0))
     finally:
         os._exit(1)
 
@@ -70,16 +70,16 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     clock = _Phases()
     os.umask(0)
     os.setsid()
-    _leave_keyring()
+    leave_keyring()
     host = link.isolate()
-    root = _step("mount root", sandbox.make_root) if base.host_root else _step("mount root", sandbox.leave_host)
+    root = step("mount root", sandbox.make_root) if base.host_root else step("mount root", sandbox.leave_host)
     sandbox.perform(root, base.mounts)
     clock.mark("base")
     plan, given = _receive(status)
     clock.mark("idle")
-    program = _step("seccomp", _read, plan.seccomp) if plan.seccomp else b""
+    program = step("seccomp", read, plan.seccomp) if plan.seccomp else b""
     sandbox.join_cgroups(plan)
-    _step("cgroup namespace", sys.unshare, sys.CLONE_NEWCGROUP)
+    step("cgroup namespace", sys.unshare, sys.CLONE_NEWCGROUP)
     clock.mark("cgroup")
     with host:
         shapers = link.connect(plan.network, host)
@@ -91,17 +91,17 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
         root = sandbox.make_own_root(root, plan.rootfs)
     sandbox.perform(root, plan.mounts)
     if plan.command.script:
-        _step("script", sandbox.write_script, root, plan.command.script)
+        step("script", sandbox.write_script, root, plan.command.script)
     if plan.rootfs is not None and not plan.rootfs.overlay:
-        _step("rootfs", sys.mount_setattr, root.fd, attr_set=sys.MOUNT_ATTR_RDONLY)
-    _step("pivot_root", sandbox.pivot, root)
-    _open_null()
-    _step("hostname", sys.sethostname, plan.hostname)
+        step("rootfs", sys.mount_setattr, root.fd, attr_set=sys.MOUNT_ATTR_RDONLY)
+    step("pivot_root", sandbox.pivot, root)
+    open_null()
+    step("hostname", sys.sethostname, plan.hostname)
     clock.mark("mounts")
     _enter_user_namespace(plan, status)
     clock.mark("identity")
     outputs = (given.stdin, given.stdout, given.stderr)
-    command = _step("identity", identity.start_command, plan.credentials, plan.command, outputs, program)
+    command = step("identity", identity.start_command, plan.credentials, plan.command, outputs, program)
     for fd in (*outputs, given.idmap):
         if fd >= 0:
             os.close(fd)
@@ -113,7 +113,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     _serve(command, given.record)
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 1 << 20)
@@ -121,7 +121,7 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
-def _leave_keyring() -> None:
+def leave_keyring() -> None:
     """The keys of whoever started batchns are not the job's."""
     try:
         sys.join_new_session_keyring()
@@ -141,11 +141,11 @@ def _receive(status: socket.socket) -> tuple[Plan, Given]:
 
 
 def _enter_user_namespace(plan: Plan, status: socket.socket) -> None:
-    _step("user namespace", sys.unshare, sys.CLONE_NEWUSER)
+    step("user namespace", sys.unshare, sys.CLONE_NEWUSER)
     status.send(b"M")
     if not status.recv(1):
         os._exit(1)  # the launcher is gone: nobody would ever know of this job
-    _step("identity", identity.lock_capabilities)
+    step("identity", identity.lock_capabilities)
 
 
 def _serve(command: int, record: int) -> NoReturn:
@@ -182,7 +182,7 @@ def exit_record(status: int) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
-def _step(name: str, operation: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+def step(name: str, operation: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
     """One operation under its name: what the kernel refuses becomes a StepError."""
     try:
         return operation(*args, **options)
@@ -195,10 +195,10 @@ def close_others(kept: int) -> None:
     if kept > 3:
         sys.close_range(3, kept - 1)
     sys.close_range(kept + 1, 0xFFFFFFFF)
-    _open_null()
+    open_null()
 
 
-def _open_null() -> None:
+def open_null() -> None:
     """Descriptors 0, 1 and 2 are this root's /dev/null: nothing may hold on to the one that has been left."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in range(3):
@@ -224,6 +224,6 @@ def _encode(error: StepError) -> bytes:
     return json.dumps([error.step, error.path[:_LONGEST], error.errno, error.hint[:_LONGEST]]).encode()
 
 
-def _report(status: socket.socket, error: StepError) -> None:
+def report(status: socket.socket, error: StepError) -> None:
     with suppress(OSError):  # the launcher is gone; so is this job
         status.send(b"F" + _encode(error))

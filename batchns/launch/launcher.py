@@ -10,8 +10,10 @@ it, because a cgroup v2 is joined cheaply only by being born in it. The zygote f
 it is asked for, and may be sent its plan before.
 
 Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"P" + JSON [attempt, base, cgroup v2 directory];
-b"L" + plan with the descriptors stdin, stdout and stderr; b"S" + JSON [attempt, signal].
-Answers: JSON {"event": "started" | "failed" | "ended", "attempt": ..., ...}.
+b"L" + plan with the descriptors stdin, stdout and stderr; b"S" + JSON [attempt, signal]; b"X" + JSON [attempt, entry,
+what] to enter a job (`enter.Wanted`), with three descriptors unless it is a terminal; b"Y" + JSON [entry, signal].
+Answers: JSON {"event": "started" | "failed" | "ended" | "entered" | "refused" | "left", "attempt": ..., ...}; with
+"entered" comes the master of a terminal.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
 from batchns.kernel.sockets import make_room
-from batchns.launch import zygote
+from batchns.launch import enter, zygote
 from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
@@ -70,11 +72,24 @@ class Job:
         self.running = False
 
 
+class Entry:
+    """A process that was started in a running job. Mutable: see `Launcher._enter`."""
+
+    def __init__(self, name: str, job: Job, pidfd: int, status: socket.socket) -> None:
+        self.name = name
+        self.job = job
+        self.pidfd = pidfd  # of the enterer
+        self.status = status
+        self.told = False  # that it runs, or why not
+        self.record: dict[str, Any] = dict(_NO_RECORD)
+
+
 class Launcher:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self._zygote, self._zygote_pid = zygote.start()
         self._jobs: dict[str, Job] = {}
+        self._entries: dict[str, Entry] = {}
         self._unborn: deque[Job] = deque()  # in the order in which the zygote was asked for them
         self._due: dict[str, tuple[float, Base, str]] = {}  # sandboxes to prepare, and when
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -82,7 +97,7 @@ class Launcher:
         self._mounts_moved = 0.0  # when a change was noticed that has not been looked at
         self._handlers: dict[int, Callable[[], None]] = {}
         self._poll = select.epoll()
-        self._answers: deque[bytes] = deque()
+        self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._idmaps: dict[userns.Ids, int] = {}
         self._open = True
         self._stalled = False  # the client's socket is full: answers wait
@@ -140,6 +155,13 @@ class Launcher:
             elif message[:1] == b"S":
                 attempt, number = json.loads(message[1:])
                 self._signal(attempt, number)
+            elif message[:1] == b"X":
+                attempt, name, wanted = json.loads(message[1:])
+                self._enter(attempt, name, enter.wanted_from(wanted), fds)
+            elif message[:1] == b"Y":
+                name, number = json.loads(message[1:])
+                if name in self._entries:
+                    signal.pidfd_send_signal(self._entries[name].pidfd, number)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -155,18 +177,25 @@ class Launcher:
                 _thaw(job.plan)
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
-    def _answer(self, event: str, job: Job, **values: Any) -> None:
+    def _answer(self, event: str, attempt: str, *, descriptor: int = -1, **values: Any) -> None:
+        """`descriptor`: sent along, and closed."""
         if not self._open:
+            if descriptor >= 0:
+                os.close(descriptor)
             return
-        self._answers.append(json.dumps({"event": event, "attempt": job.attempt, **values}).encode())
+        self._answers.append((json.dumps({"event": event, "attempt": attempt, **values}).encode(), descriptor))
         if len(self._answers) == 1:
             self._flush()
 
     def _flush(self) -> None:
         """Send what the client takes; the rest goes when the socket is writable again."""
         while self._answers:
+            message, descriptor = self._answers[0]
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (descriptor,)))
             try:
-                self._client.send(self._answers[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._client.sendmsg(
+                    (message,), (rights,) if descriptor >= 0 else (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+                )
             except BlockingIOError:
                 self._stalled = True
                 self._poll.modify(self._client.fileno(), select.EPOLLIN | select.EPOLLOUT)
@@ -175,6 +204,8 @@ class Launcher:
                 self._answers.clear()
                 return
             self._answers.popleft()
+            if descriptor >= 0:
+                os.close(descriptor)
         if self._stalled:
             self._stalled = False
             self._poll.modify(self._client.fileno(), select.EPOLLIN)
@@ -366,7 +397,9 @@ class Launcher:
         assert job.plan is not None
         job.running = True
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
-        self._answer("started", job, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"])
+        self._answer(
+            "started", job.attempt, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"]
+        )
         if job.plan.ahead:
             into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
             self._due[job.plan.ahead] = (time.monotonic() + _PREPARE_AFTER, job.base, into)
@@ -382,7 +415,7 @@ class Launcher:
             self._release(job)
         elif job.running:
             final = self._last_readings(job, plan)
-            self._answer("ended", job, **final, left=self._release(job))
+            self._answer("ended", job.attempt, **final, left=self._release(job))
             self._due = {attempt: (0.0, base, into) for attempt, (_, base, into) in self._due.items()}
         else:
             self._release(job)
@@ -403,11 +436,12 @@ class Launcher:
         small = job.plan is not None and any(write.limit == "memory" for write in job.plan.cgroup.writes)
         hint = "is its memory limit too small? A sandbox takes about 4 MiB itself" if small else ""
         error = job.failure or StepError("init", "ended before the command ran", 0, hint)
-        self._answer("failed", job, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
+        self._answer("failed", job.attempt, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
 
     def _release(self, job: Job) -> list[str]:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
         del self._jobs[job.attempt]
+        self._end_entries(job)
         if job.pidfd >= 0:
             self._unwatch(job.pidfd)
             os.close(job.pidfd)
@@ -426,6 +460,88 @@ class Launcher:
             self._unwatch(job.status.fileno())
             job.status.close()
             job.status = None
+
+    # -- a process that joins a job ------------------------------------------------------------------------------
+
+    def _enter(self, attempt: str, name: str, wanted: enter.Wanted, fds: list[int]) -> None:
+        job = self._jobs.get(attempt)
+        plan = job.plan if job is not None and job.running else None
+        if job is None or plan is None:
+            self._refuse(attempt, name, StepError("enter", attempt, 0, "the job does not run (any more)"))
+        elif actions.is_frozen(plan.cgroup):
+            self._refuse(attempt, name, StepError("enter", attempt, 0, "the job is frozen: thaw it first"))
+        else:
+            try:
+                self._fork_enterer(job, plan, name, wanted, tuple(fds))
+            except OSError as error:
+                self._refuse(attempt, name, _as_step(error, "enter"))
+
+    def _fork_enterer(self, job: Job, plan: Plan, name: str, wanted: enter.Wanted, fds: tuple[int, ...]) -> None:
+        into = plan.cgroup.into
+        cgroup = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if into else -1
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid, pidfd = syscalls.clone3(0, cgroup=cgroup)
+            if pid == 0:
+                enter.main(plan, job.pidfd, wanted, fds, theirs)
+        except OSError:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+            if cgroup >= 0:
+                os.close(cgroup)
+        entry = self._entries[name] = Entry(name, job, pidfd, mine)
+        self._watch(mine.fileno(), lambda: self._entry_says(entry))
+        self._watch(pidfd, lambda: self._entry_gone(entry))
+
+    def _entry_says(self, entry: Entry) -> None:
+        try:
+            message, ancillary, _, _ = entry.status.recvmsg(
+                1 << 16, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+            )
+        except (BlockingIOError, ConnectionResetError):
+            return
+        fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
+        if message[:1] == b"R":
+            entry.told = True
+            values = {"entry": entry.name, **json.loads(message[1:])}
+            self._answer("entered", entry.job.attempt, descriptor=fds[0] if fds else -1, **values)
+        elif message[:1] == b"F":
+            entry.told = True
+            step, path, errno, hint = json.loads(message[1:])
+            self._refuse(entry.job.attempt, entry.name, StepError(step, path, errno, hint))
+        elif message[:1] == b"E":
+            entry.record = json.loads(message[1:])
+        else:  # the end is handled by `_entry_gone`
+            self._unwatch(entry.status.fileno())
+
+    def _entry_gone(self, entry: Entry) -> None:
+        if os.waitid(os.P_PIDFD, entry.pidfd, os.WEXITED | os.WNOHANG) is None:
+            return
+        while entry.status.fileno() in self._handlers:
+            self._entry_says(entry)  # its last words
+        del self._entries[entry.name]
+        self._unwatch(entry.pidfd)
+        os.close(entry.pidfd)
+        entry.status.close()
+        if not entry.told:
+            hint = "the job has ended, or its memory is used up"
+            self._refuse(entry.job.attempt, entry.name, StepError("enter", entry.job.attempt, 0, hint))
+        else:
+            self._answer("left", entry.job.attempt, entry=entry.name, **entry.record)
+
+    def _end_entries(self, job: Job) -> None:
+        """The job is over, and what has entered it, too: its cgroups must be empty."""
+        for entry in [entry for entry in self._entries.values() if entry.job is job]:
+            signal.pidfd_send_signal(entry.pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, entry.pidfd, os.WEXITED | os.WNOWAIT)
+            self._entry_gone(entry)
+
+    def _refuse(self, attempt: str, name: str, error: StepError) -> None:
+        self._answer(
+            "refused", attempt, entry=name, step=error.step, path=error.path, errno=error.errno, hint=error.hint
+        )
 
     # -- small things --------------------------------------------------------------------------------------------
 

@@ -51,6 +51,13 @@ def apply(plan: CgroupPlan, *, there: str = "") -> dict[str, str | int]:
     return values
 
 
+def is_frozen(plan: CgroupPlan) -> bool:
+    """Whether the job's cgroups are frozen, or are being frozen."""
+    texts = [files.read_if_there(f"{path}/cgroup.freeze") for path in plan.directories]
+    texts += [files.read_if_there(f"{path}/freezer.state") for path in plan.directories]
+    return any(text is not None and text.strip() not in ("0", "THAWED") for text in texts)
+
+
 def _why_not_made(path: str, number: int | None) -> str:
     if number == errno.ENOENT:
         return f"{os.path.dirname(path)} was removed while batchns was running: start batchns again"

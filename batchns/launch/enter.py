@@ -70,6 +70,7 @@ def main(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: s
         signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         sys.set_name(NAME)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+        status, job, given = _keep_only(status, job, given)
         _live(plan, job, wanted, given, status)
     except StepError as error:
         init.report(status, error)
@@ -82,10 +83,10 @@ def main(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: s
 
 
 def _live(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: socket.socket) -> NoReturn:
-    status, job, given = _keep_only(status, job, given)
     init.leave_keyring()
     sys.prctl(sys.PR_SET_DUMPABLE, 0)
     program = init.step("seccomp", init.read, plan.seccomp) if plan.seccomp else b""
+    score = init.step("identity", identity.open_score)  # the job's /proc does not show this process
     sandbox.join_cgroups(plan)
     if plan.credentials.groups is not None:
         os.setgroups(plan.credentials.groups)
@@ -97,7 +98,9 @@ def _live(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: 
     os.close(job)
     init.step("identity", identity.lock_capabilities)
     command = command_of(plan, wanted)
-    pid = init.step("identity", identity.start_command, plan.credentials, command, given, program, terminal=terminal)
+    pid = init.step(
+        "identity", identity.start_command, plan.credentials, command, given, program, score, terminal=terminal
+    )
     sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of identity has cleared it
     ready = b"R" + json.dumps({"pid": pid}).encode()
     if master >= 0:

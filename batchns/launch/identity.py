@@ -43,19 +43,30 @@ def lock_capabilities() -> None:
     sys.prctl(sys.PR_SET_NO_NEW_PRIVS, 1)
 
 
+def open_score() -> int:
+    """A descriptor of this process's own oom_score_adj."""
+    return os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+
+
 def start_command(
-    credentials: Credentials, command: Command, descriptors: tuple[int, ...], program: bytes, *, terminal: str = ""
+    credentials: Credentials,
+    command: Command,
+    descriptors: tuple[int, ...],
+    program: bytes,
+    score: int,
+    *,
+    terminal: str = "",
 ) -> int:
     """Start the command with its own identity, in its working folder, in a session of its own: its pid.
 
-    `program`: the seccomp filter (b"" for none), under which init lives from here on, too. `terminal`: the path of the
+    `program`: the seccomp filter (b"" for none), under which init lives from here on, too. `score`: of
+    `open_score`, closed here. `terminal`: the path of the
     one that controls the session, in the place of `descriptors`. On return init is what it stays: its own user, with
     CAP_KILL alone.
 
     Raises:
         StepError: step "cwd", "seccomp"; or "exec", with the errno that decides between exit codes 126 and 127.
     """
-    score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     os.write(score, str(command.oom_score_adj).encode())
     for kind, value in command.rlimits:
         resource.setrlimit(kind, (value, value))

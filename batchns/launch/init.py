@@ -101,7 +101,8 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     _enter_user_namespace(plan, status)
     clock.mark("identity")
     outputs = (given.stdin, given.stdout, given.stderr)
-    command = step("identity", identity.start_command, plan.credentials, plan.command, outputs, program)
+    score = step("identity", identity.open_score)
+    command = step("identity", identity.start_command, plan.credentials, plan.command, outputs, program, score)
     for fd in (*outputs, given.idmap):
         if fd >= 0:
             os.close(fd)

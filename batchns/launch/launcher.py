@@ -80,7 +80,7 @@ class Entry:
         self.job = job
         self.pidfd = pidfd  # of the enterer
         self.status = status
-        self.told = False  # that it runs, or why not
+        self.runs = self.failed = False  # what it has told
         self.record: dict[str, Any] = dict(_NO_RECORD)
 
 
@@ -504,11 +504,11 @@ class Launcher:
             return
         fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
         if message[:1] == b"R":
-            entry.told = True
+            entry.runs = True
             values = {"entry": entry.name, **json.loads(message[1:])}
             self._answer("entered", entry.job.attempt, descriptor=fds[0] if fds else -1, **values)
         elif message[:1] == b"F":
-            entry.told = True
+            entry.failed = True
             step, path, errno, hint = json.loads(message[1:])
             self._refuse(entry.job.attempt, entry.name, StepError(step, path, errno, hint))
         elif message[:1] == b"E":
@@ -525,11 +525,11 @@ class Launcher:
         self._unwatch(entry.pidfd)
         os.close(entry.pidfd)
         entry.status.close()
-        if not entry.told:
+        if entry.runs:
+            self._answer("left", entry.job.attempt, entry=entry.name, **entry.record)
+        elif not entry.failed:
             hint = "the job has ended, or its memory is used up"
             self._refuse(entry.job.attempt, entry.name, StepError("enter", entry.job.attempt, 0, hint))
-        else:
-            self._answer("left", entry.job.attempt, entry=entry.name, **entry.record)
 
     def _end_entries(self, job: Job) -> None:
         """The job is over, and what has entered it, too: its cgroups must be empty."""

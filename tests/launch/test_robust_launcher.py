@@ -15,8 +15,7 @@ import trio
 
 from batchns.errors import StepError
 from batchns.kernel.cgroups.interface import Write
-from batchns.launch.launcher import Job, Launcher
-from batchns.launch.plan import Base
+from batchns.launch.launcher import Launcher
 
 from .conftest import in_launcher, inits, make_plan, run_plan
 
@@ -236,7 +235,7 @@ def test_a_client_that_does_not_read_gets_every_answer_when_it_does(monkeypatch)
         launcher = Launcher(theirs)
         launcher._watch(theirs.fileno(), launcher._request)
         for number in range(2000):
-            launcher._answer("ended", Job(f"abcde-{number}", Base(), ""), text="x" * 1000)
+            launcher._answer("ended", f"abcde-{number}", text="x" * 1000)
         got = []
         while len(got) < 2000:
             got.append(json.loads(ours.recv(1 << 16))["attempt"])

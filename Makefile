@@ -15,7 +15,7 @@ VENV := .venv
 STAMP := .setup/stamp
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint test-host test-vm test-pythons bench wheel clean distclean
+.PHONY: help setup demo test lint test-host test-vm test-pythons bench campaign wheel clean distclean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -72,6 +72,9 @@ bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs pe
 	@$(BIN)/python -m bench.launch
 	@echo
 	@$(BIN)/python -m bench.throughput
+
+campaign: setup ## kill client, launcher and zygote 100 times each at random moments, and see that nothing is left
+	@$(BIN)/python -m tests.campaign
 
 wheel: setup ## build a wheel into dist/
 	@$(BIN)/python -m build --wheel --outdir dist . > .setup/wheel.log 2>&1 || { cat .setup/wheel.log; exit 1; }

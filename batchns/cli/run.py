@@ -205,7 +205,11 @@ def _supervise(
 
     try:
         return trio.run(main), interrupted
+    except KeyboardInterrupt:  # before signals were heeded: nothing had been started
+        sys.exit(EXIT_SIGNAL + signal.SIGINT)
     except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            sys.exit(EXIT_SIGNAL + signal.SIGINT)
         raise _only_error(group) from None
 
 

@@ -38,7 +38,9 @@ from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link
 from batchns.kernel.sockets import make_room
-from batchns.launch import enter, zygote
+from batchns.launch import zygote
+from batchns.launch.enter import wanted_from
+from batchns.launch.entries import Entries
 from batchns.launch.init import MAX_MESSAGE
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
@@ -72,24 +74,11 @@ class Job:
         self.running = False
 
 
-class Entry:
-    """A process that was started in a running job. Mutable: see `Launcher._enter`."""
-
-    def __init__(self, name: str, job: Job, pidfd: int, status: socket.socket) -> None:
-        self.name = name
-        self.job = job
-        self.pidfd = pidfd  # of the enterer
-        self.status = status
-        self.runs = self.failed = False  # what it has told
-        self.record: dict[str, Any] = dict(_NO_RECORD)
-
-
 class Launcher:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self._zygote, self._zygote_pid = zygote.start()
         self._jobs: dict[str, Job] = {}
-        self._entries: dict[str, Entry] = {}
         self._unborn: deque[Job] = deque()  # in the order in which the zygote was asked for them
         self._due: dict[str, tuple[float, Base, str]] = {}  # sandboxes to prepare, and when
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -99,6 +88,7 @@ class Launcher:
         self._poll = select.epoll()
         self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._idmaps: dict[userns.Ids, int] = {}
+        self._entries = Entries(self._watch, self._unwatch, self._answer)
         self._open = True
         self._stalled = False  # the client's socket is full: answers wait
 
@@ -157,11 +147,12 @@ class Launcher:
                 self._signal(attempt, number)
             elif message[:1] == b"X":
                 attempt, name, wanted = json.loads(message[1:])
-                self._enter(attempt, name, enter.wanted_from(wanted), fds)
+                job = self._jobs.get(attempt)
+                running = job if job is not None and job.running else None
+                self._entries.enter(attempt, running, name, wanted_from(wanted), tuple(fds))
             elif message[:1] == b"Y":
                 name, number = json.loads(message[1:])
-                if name in self._entries:
-                    signal.pidfd_send_signal(self._entries[name].pidfd, number)
+                self._entries.signal(name, number)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -441,7 +432,7 @@ class Launcher:
     def _release(self, job: Job) -> list[str]:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
         del self._jobs[job.attempt]
-        self._end_entries(job)
+        self._entries.end(job.attempt)
         if job.pidfd >= 0:
             self._unwatch(job.pidfd)
             os.close(job.pidfd)
@@ -460,88 +451,6 @@ class Launcher:
             self._unwatch(job.status.fileno())
             job.status.close()
             job.status = None
-
-    # -- a process that joins a job ------------------------------------------------------------------------------
-
-    def _enter(self, attempt: str, name: str, wanted: enter.Wanted, fds: list[int]) -> None:
-        job = self._jobs.get(attempt)
-        plan = job.plan if job is not None and job.running else None
-        if job is None or plan is None:
-            self._refuse(attempt, name, StepError("enter", attempt, 0, "the job does not run (any more)"))
-        elif actions.is_frozen(plan.cgroup):
-            self._refuse(attempt, name, StepError("enter", attempt, 0, "the job is frozen: thaw it first"))
-        else:
-            try:
-                self._fork_enterer(job, plan, name, wanted, tuple(fds))
-            except OSError as error:
-                self._refuse(attempt, name, _as_step(error, "enter"))
-
-    def _fork_enterer(self, job: Job, plan: Plan, name: str, wanted: enter.Wanted, fds: tuple[int, ...]) -> None:
-        into = plan.cgroup.into
-        cgroup = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if into else -1
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            pid, pidfd = syscalls.clone3(0, cgroup=cgroup)
-            if pid == 0:
-                enter.main(plan, job.pidfd, wanted, fds, theirs)
-        except OSError:
-            mine.close()
-            raise
-        finally:
-            theirs.close()
-            if cgroup >= 0:
-                os.close(cgroup)
-        entry = self._entries[name] = Entry(name, job, pidfd, mine)
-        self._watch(mine.fileno(), lambda: self._entry_says(entry))
-        self._watch(pidfd, lambda: self._entry_gone(entry))
-
-    def _entry_says(self, entry: Entry) -> None:
-        try:
-            message, ancillary, _, _ = entry.status.recvmsg(
-                1 << 16, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
-        except (BlockingIOError, ConnectionResetError):
-            return
-        fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
-        if message[:1] == b"R":
-            entry.runs = True
-            values = {"entry": entry.name, **json.loads(message[1:])}
-            self._answer("entered", entry.job.attempt, descriptor=fds[0] if fds else -1, **values)
-        elif message[:1] == b"F":
-            entry.failed = True
-            step, path, errno, hint = json.loads(message[1:])
-            self._refuse(entry.job.attempt, entry.name, StepError(step, path, errno, hint))
-        elif message[:1] == b"E":
-            entry.record = json.loads(message[1:])
-        else:  # the end is handled by `_entry_gone`
-            self._unwatch(entry.status.fileno())
-
-    def _entry_gone(self, entry: Entry) -> None:
-        if os.waitid(os.P_PIDFD, entry.pidfd, os.WEXITED | os.WNOHANG) is None:
-            return
-        while entry.status.fileno() in self._handlers:
-            self._entry_says(entry)  # its last words
-        del self._entries[entry.name]
-        self._unwatch(entry.pidfd)
-        os.close(entry.pidfd)
-        entry.status.close()
-        if entry.runs:
-            self._answer("left", entry.job.attempt, entry=entry.name, **entry.record)
-        elif not entry.failed:
-            hint = "the job has ended, or its memory is used up"
-            self._refuse(entry.job.attempt, entry.name, StepError("enter", entry.job.attempt, 0, hint))
-
-    def _end_entries(self, job: Job) -> None:
-        """The job is over, and what has entered it, too: its cgroups must be empty."""
-        for entry in [entry for entry in self._entries.values() if entry.job is job]:
-            signal.pidfd_send_signal(entry.pidfd, signal.SIGKILL)
-            os.waitid(os.P_PIDFD, entry.pidfd, os.WEXITED | os.WNOWAIT)
-            self._entry_gone(entry)
-
-    def _refuse(self, attempt: str, name: str, error: StepError) -> None:
-        self._answer(
-            "refused", attempt, entry=name, step=error.step, path=error.path, errno=error.errno, hint=error.hint
-        )
 
     # -- small things --------------------------------------------------------------------------------------------
 

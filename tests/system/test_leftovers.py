@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
-import time
 
 import pytest
 
+from ..campaign import VICTIMS, campaign
 from .conftest import batchns, on_this_machine, start, until
 
 pytestmark = pytest.mark.kernel
@@ -37,14 +37,9 @@ def test_a_run_that_is_killed_leaves_no_process_and_the_next_start_sweeps_the_re
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_leave_nothing_after_the_next_start(folder, nothing_left):
-    (folder / "jobs.toml").write_text(
-        'name = "many"\ncommand = ["sleep", "0.05"]\narray = "1-500"\n[resources]\ncpus = 0.1\nmemory = "32MiB"\n'
-    )
-    for _ in range(15):
-        process = start("run", "jobs.toml", cwd=folder)
-        time.sleep(random.uniform(0.05, 1.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    until(lambda: not on_this_machine()["processes"])
-    assert batchns("run", "--", "true", cwd=folder).code == 0
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_kills_at_random_moments_leave_nothing_after_the_next_start(folder, nothing_left, victim):
+    """In short what `make campaign` does."""
+    seed = random.randrange(1 << 32)
+    found = campaign(victim, 5, random.Random(seed), folder)
+    assert {kind: count for kind, count in found.items() if kind != "kills" and count} == {}, f"seed {seed}"

@@ -58,9 +58,7 @@ class Entries:
         self._answer = answer
         self._entries: dict[str, _Entry] = {}
 
-    def enter(
-        self, attempt: str, job: RunningJob | None, name: str, wanted: Wanted, fds: tuple[int, ...]
-    ) -> None:
+    def enter(self, attempt: str, job: RunningJob | None, name: str, wanted: Wanted, fds: tuple[int, ...]) -> None:
         """Start a process in the job. `name`: the entry's, of the client's choice. `fds`: see `enter.main`."""
         if job is None or job.plan is None:
             self._refuse(attempt, name, StepError("enter", attempt, 0, "the job does not run (any more)"))

@@ -29,14 +29,15 @@ sys.path.append({root!r})
 from batchns.kernel import syscalls, userns
 from batchns.kernel.network import link
 from batchns.kernel.cgroups import files
-launcher, zygotes = os.getpid(), []
+launcher, zygotes, enterers = os.getpid(), [], []
 os.register_at_fork(after_in_child=lambda: zygotes.append(os.getpid()))  # inits are cloned, not forked
 import mmap
 state = memoryview(mmap.mmap(-1, 8)).cast("I")  # which call is to fail, how many there were since that was said
 def counted(name, function):
     def call(*args, **kwargs):
         pid = os.getpid()
-        if {process!r} == ("launcher" if pid == launcher else "zygote" if pid in zygotes else "init"):
+        who = "launcher" if pid == launcher else "zygote" if pid in zygotes else "enterer" if enterers else "init"
+        if {process!r} == who:
             told = int(os.pread(900, 9, 0))
             if told != state[0]:
                 state[0], state[1] = told, 0
@@ -49,8 +50,8 @@ def counted(name, function):
 os.dup2(os.open({control!r}, os.O_RDWR), 900, inheritable=False)
 for module, names in (
     (syscalls, "clone3 unshare openat2 open_tree move_mount mount_setattr fsmount pivot_root umount_detach sethostname"
-               " prctl set_capabilities join_new_session_keyring"),
-    (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid"),
+               " prctl set_capabilities join_new_session_keyring setns"),
+    (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid fchown"),
     (userns, "map_ids"), (link.Socket, "exchange"), (files, "write write_and_read_back"),
 ):
     for name in names.split():
@@ -63,7 +64,10 @@ def keep_control(first, last, flags=0):  # init closes what it does not know
     else:
         close_range(first, last, flags)
 syscalls.close_range = keep_control
+from batchns.launch import entries
 from batchns.launch.launcher import main
+join = entries.join
+entries.join = lambda *args: (enterers.append(1), join(*args))
 main({fd})
 """
 
@@ -78,13 +82,7 @@ main({fd})
     ids=["launcher", "zygote", "init"],
 )
 def test_whatever_fails_is_named_and_leaves_nothing(folder, tmp_path, monkeypatch, process, calls, named):
-    control = tmp_path / "control"
-    control.write_bytes(b"0".ljust(16))
-    values = {"root": client._PACKAGE_ROOT, "process": process, "errno": EIO, "control": str(control)}
-    program = INJECT
-    for name, value in values.items():
-        program = program.replace("{" + name + "}", str(value)).replace("{" + name + "!r}", repr(value))
-    monkeypatch.setattr(client, "_PROGRAM", program)
+    control = inject(monkeypatch, tmp_path, process)
     driver = open_driver()
     driver.prepare()
     try:
@@ -93,6 +91,55 @@ def test_whatever_fails_is_named_and_leaves_nothing(folder, tmp_path, monkeypatc
         driver.release()
     assert len(steps) >= calls, f"only {len(steps)} calls were seen"
     assert named <= {*steps}
+
+
+def inject(monkeypatch, tmp_path: Path, process: str) -> Path:
+    """Launchers from here on let a call of this process fail: the one whose number is in the file."""
+    control = tmp_path / "control"
+    control.write_bytes(b"0".ljust(16))
+    values = {"root": client._PACKAGE_ROOT, "process": process, "errno": EIO, "control": str(control)}
+    program = INJECT
+    for name, value in values.items():
+        program = program.replace("{" + name + "}", str(value)).replace("{" + name + "!r}", repr(value))
+    monkeypatch.setattr(client, "_PROGRAM", program)
+    return control
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["descriptors", "terminal"])
+def test_whatever_fails_in_entering_is_named_and_the_job_goes_on(folder, tmp_path, monkeypatch, terminal):
+    control = inject(monkeypatch, tmp_path, "enterer")
+    plan = make_plan(folder, command=("sleep", "60"))
+
+    async def work(launcher):
+        null = os.open("/dev/null", os.O_RDWR)
+        pid = (await launcher.launch(plan, null, null, null)).pid
+        (launcher_pid,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        before = len(os.listdir(f"/proc/{launcher_pid}/fd"))
+        descriptors = None if terminal else (null, null, null)
+        steps = []
+        for number in range(1, 1000):
+            control.write_bytes(str(number).encode().ljust(16))
+            step = ""
+            try:
+                entered = await launcher.enter(plan.attempt, ("true",), descriptors=descriptors)
+                if entered.terminal is not None:
+                    os.close(entered.terminal)
+                await entered.wait()
+            except StepError as error:
+                assert "injected" in str(error) or error.errno == EIO, str(error)
+                step = error.step
+            if not control.read_bytes().endswith(b"fired"):
+                break
+            steps.append(step)
+        os.close(null)
+        assert inits() == [str(pid)], "the job goes on"
+        assert len(os.listdir(f"/proc/{launcher_pid}/fd")) == before
+        return steps
+
+    steps = in_launcher(work, timeout=120)
+    assert len(steps) >= 50, f"only {len(steps)} calls were seen"
+    named = {"enter namespaces", "enter user namespace", "identity", "exec"}
+    assert named | ({"terminal"} if terminal else set()) <= {*steps}
 
 
 async def fail_each_call(launcher, folder, driver, control) -> list[str]:

@@ -86,7 +86,7 @@ def kill_one(victim: str, moment: float, folder: Path, found: Counter[str]) -> i
             preexec_fn=end_with_parent,
         )
         time.sleep(moment)
-        pid = client.pid if victim == "client" else _child(client.pid, victim)
+        pid = client.pid if victim == "client" else child_named(client.pid, victim)
         if pid:
             subprocess.run(["kill", "-KILL", str(pid)], check=False)
         if victim == "zygote" or not pid:  # which is replaced, or was not there yet: the run goes on
@@ -105,7 +105,7 @@ def kill_one(victim: str, moment: float, folder: Path, found: Counter[str]) -> i
         return 1 if pid else 0
 
 
-def _child(client: int, victim: str) -> int:
+def child_named(client: int, victim: str) -> int:
     """The pid of the client's launcher, or of that one's zygote; 0 where there is none yet."""
     for name in ("batchns-launch", "batchns-zygote")[: 1 + (victim == "zygote")]:
         client = next((pid for pid in _children(client) if _comm(pid) == name), 0)

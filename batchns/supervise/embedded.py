@@ -30,7 +30,7 @@ from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
 from batchns.supervise.supervisor import AHEAD, Supervisor
-from batchns.supervise.sweep import sweep
+from batchns.supervise.sweep import remove_own, sweep
 from batchns.supervise.view import Observer
 
 
@@ -68,6 +68,7 @@ async def open_supervisor(
         driver.prepare()
         stack.callback(driver.release)
         runs = stack.enter_context(RunFolder(config))
+        stack.callback(_remove_what_is_left, runs, driver, tell)
         launcher = await stack.enter_async_context(open_launcher(root=root))
         paths = host_paths()
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
@@ -103,6 +104,14 @@ async def open_supervisor(
             attached=attached,
             root=root,
         )
+
+
+def _remove_what_is_left(runs: RunFolder, driver: Driver, tell: Callable[[str], None]) -> None:
+    left = remove_own(runs.run_id, driver)
+    for line in left:
+        tell(f"left behind: {line}")
+    if left:
+        runs.leave_to_sweep()
 
 
 def _open_driver(config: Config, *, root: bool) -> Driver:

@@ -57,6 +57,7 @@ class RunFolder:
         self._base = Path(config.paths.run)
         self._free: deque[Slot] = deque()
         self._claimed: list[Slot] = []
+        self._left = False
         try:
             (self._base / "slots").mkdir(parents=True, exist_ok=True, mode=0o755)
             self.run_id, self._lock = self._create()
@@ -168,8 +169,15 @@ class RunFolder:
         """Give a slot back, for the next job of this run."""
         self._free.append(slot)
 
+    def leave_to_sweep(self) -> None:
+        """Some of the run's jobs are still there: `close` gives nothing back, so that the next start finds them."""
+        self._left = True
+
     def close(self) -> None:
         """Give everything back."""
+        if self._left:
+            os.close(self._lock)
+            return
         for slot in self._claimed:
             with suppress(FileNotFoundError):
                 os.unlink(self._slot_path(slot.number))

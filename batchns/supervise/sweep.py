@@ -40,13 +40,11 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
     told: list[str] = []
     stuck: set[str] = set()
     try:
-        for name in driver.names() if dead else ():
-            match = _ATTEMPT.fullmatch(name)
-            if match and match[1] in dead:
-                problem = _remove_job(name, driver)
-                told.append(f"job {name} of a run that is gone: {problem or 'removed'}")
-                if problem:
-                    stuck.add(match[1])
+        for name in _jobs_of(dead.keys(), driver):
+            problem = _remove_job(name, driver)
+            told.append(f"job {name} of a run that is gone: {problem or 'removed'}")
+            if problem:
+                stuck.add(name.partition("-")[0])
         told += _free_slots(base, dead.keys() - stuck)
         for run_id in dead.keys() - stuck:
             shutil.rmtree(base / f"run-{run_id}", ignore_errors=True)
@@ -55,6 +53,22 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
         for lock in dead.values():
             os.close(lock)
     return told
+
+
+def remove_own(run_id: str, driver: Driver) -> list[str]:
+    """Remove the cgroups that a run still has after its launcher's end: those of jobs and of sandboxes made ahead.
+
+    A launcher that ended by itself leaves none; one that was killed leaves what it alone knew of. Returns what could
+    not be removed, a line each, for the user.
+    """
+    problems = {name: _remove_job(name, driver) for name in _jobs_of({run_id}, driver)}
+    return [f"job {name}: {problem}" for name, problem in problems.items() if problem]
+
+
+def _jobs_of(runs: Set[str], driver: Driver) -> list[str]:
+    """The names below which these runs have cgroups."""
+    names = driver.names() if runs else []
+    return [name for name in names if (match := _ATTEMPT.fullmatch(name)) and match[1] in runs]
 
 
 def _free_slots(base: Path, dead: Set[str]) -> list[str]:

@@ -151,3 +151,15 @@ def test_a_folder_that_can_never_be_renamed_is_an_error(config: Config, monkeypa
             RunFolder(config)
         assert len(tries) == most
     assert [path.name for path in Path(config.paths.run).iterdir()] == ["slots"]
+
+
+def test_a_run_that_leaves_jobs_behind_gives_nothing_back(config: Config) -> None:
+    """Their addresses and ids are in use; the next sweep finds them by the folder."""
+    with RunFolder(config) as runs:
+        slot = runs.acquire_slot()
+        runs.leave_to_sweep()
+    assert slots(config) == {str(slot.number): runs.run_id}
+    assert Path(runs.path).is_dir()
+    assert sweep_all(config) == []
+    assert slots(config) == {}
+    assert not Path(runs.path).exists()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 
 import pytest
 
-from ..campaign import VICTIMS, campaign
+from ..campaign import VICTIMS, campaign, child_named
 from .conftest import batchns, on_this_machine, start, until
 
 pytestmark = pytest.mark.kernel
@@ -34,6 +35,19 @@ def test_a_run_that_is_killed_leaves_no_process_and_the_next_start_sweeps_the_re
     process.communicate()
     until(lambda: not on_this_machine()["processes"])
     assert batchns("run", "--", "true", cwd=folder).code == 0
+
+
+def test_a_run_whose_launcher_is_killed_removes_what_only_the_launcher_knew_of(folder, nothing_left):
+    """Sandboxes made ahead have cgroups, too. No next start helps: the run itself lives on and has to do it."""
+    (folder / "jobs.toml").write_text(
+        'name = "many"\nscript = "touch ready; sleep 60"\narray = "1-12"\n[resources]\ncpus = 1\nmemory = "32MiB"\n'
+    )
+    process = start("run", "jobs.toml", cwd=folder)
+    until((folder / "ready").exists)
+    os.kill(until(lambda: child_named(process.pid, "launcher")), signal.SIGKILL)
+    _, told = process.communicate(timeout=30)
+    assert "launcher process is gone" in told
+    assert "left behind" not in told
 
 
 @pytest.mark.slow

@@ -6,10 +6,13 @@ Frozen classes, no I/O. Sizes are bytes, rates bits per second, durations second
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 from attrs import field, frozen
 
+from batchns.model.job import PreemptMode
 from batchns.model.reach import Jobs, Range, Target
 
 
@@ -38,8 +41,93 @@ class Defaults:
 
 
 @frozen(kw_only=True)
+class Bound:
+    """The most of each that something may have; None: no bound. `jobs`: at a time, in any active state."""
+
+    jobs: int | None = None
+    cpus: float | None = None
+    memory: int | None = None
+    egress: int | None = None
+    ingress: int | None = None
+    time_limit: float | None = None  # of one job
+
+
+class Backfill(Enum):
+    """Whether a job may start before one that goes first but has to wait, and which of several does."""
+
+    OFF = "off"  # strictly in order
+    SUBMITTED = "submitted"  # in order, whoever delays no reservation
+    SHORTEST = "shortest"  # the shortest first, whoever delays no reservation
+
+
+class Order(Enum):
+    """What decides between jobs of the same queue and job priority, after fair share."""
+
+    SUBMITTED = "submitted"
+    SHORTEST = "shortest"  # what is soonest over, with aging
+
+
+class Preemption(Enum):
+    """Who may take a running job's place."""
+
+    OFF = "off"
+    QUEUES = "queues"  # jobs of queues that say so (`Queue.preempts`)
+    SHORTER = "shorter"  # besides: a job of the same queue that is sooner over, where order is `shortest`
+
+
+@frozen(kw_only=True)
+class ScheduleSettings:
+    """How the queue is worked through. `docs/scheduling.md` says what each does to whom."""
+
+    order: Order = Order.SUBMITTED
+    aging: float = 0.01  # order = shortest: how much waiting shortens a job's rank; 0: not at all
+    backfill: Backfill = Backfill.SUBMITTED
+    reservations: int | None = 1  # for the first so many waiting jobs; None: for all of them
+    preempt: Preemption = Preemption.QUEUES
+    assume: float = 86400.0  # expected seconds of a job without time limit and history
+    learn: bool = True  # expectations also from what the user's earlier jobs took
+    max_frozen: float = 86400.0  # seconds one job may be frozen for other jobs, in all
+    max_freezes: int = 20  # how often one job may be frozen for other jobs
+    min_run: float = 0.0  # seconds a job runs before it may be preempted
+    frozen_memory: int | None = None  # bytes that frozen jobs may hold together; None: half of the node's
+    time_slice: float | None = None  # seconds after which a job gives way to a waiting equal; None: never
+
+
+@frozen(kw_only=True)
+class FairShare:
+    """Who has used less goes first, among jobs of the same queue and job priority."""
+
+    enabled: bool = True
+    half_life: float = 604800.0  # seconds in which past use counts half
+    shares: Mapping[str, float] = field(factory=dict)  # by user name; 1 for those that are not in it
+
+
+@frozen(kw_only=True)
+class Neighbour:
+    """When jobs of queues with `yields` are frozen for what is not batchns's. CPUs' shares of the node, 0 to 1."""
+
+    freeze_above: float = 0.5  # what others use of the node's CPUs
+    thaw_below: float = 0.25
+    seconds: float = 10.0  # for so long without interruption
+
+
+@frozen(kw_only=True)
 class Queue:
+    """`users`, `groups`: who may use it; both empty: everyone. `preempts`: queues whose jobs it may take the place of."""
+
     priority: int = 50  # 0 to 100; a job of a larger one always goes first
+    max_priority: int = 100  # of a job in it
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    preempts: tuple[str, ...] = ()
+    preempt_mode: PreemptMode = PreemptMode.SUSPEND  # what happens to its own jobs, where they do not say
+    min_run: float | None = None  # None: as in [schedule]
+    max_frozen: float | None = None  # None: as in [schedule]
+    yields: bool = False  # its jobs are frozen while the machine is busy with what is not batchns's
+    defaults: Mapping[str, Any] = field(factory=dict)  # fields of `Defaults` that differ in this queue
+    per_job: Bound = field(factory=Bound)
+    per_user: Bound = field(factory=Bound)
+    total: Bound = field(factory=Bound)
 
 
 @frozen(kw_only=True)
@@ -85,6 +173,9 @@ class Config:
     node: Node = field(factory=Node)
     defaults: Defaults = field(factory=Defaults)
     queues: Mapping[str, Queue] = field(factory=lambda: {"normal": Queue()})
+    schedule: ScheduleSettings = field(factory=ScheduleSettings)
+    fair_share: FairShare = field(factory=FairShare)
+    neighbour: Neighbour = field(factory=Neighbour)
     network: NetworkSettings = field(factory=NetworkSettings)
     isolation: IsolationSettings = field(factory=IsolationSettings)
     cgroup: CgroupSettings = field(factory=CgroupSettings)

@@ -46,6 +46,8 @@ class Condition(Enum):
     AFTEROK = "afterok"  # it ended as COMPLETED
     AFTERNOTOK = "afternotok"  # it ended otherwise
     AFTERANY = "afterany"  # it ended
+    AFTERCORR = "aftercorr"  # array to array: the task with the same index ended as COMPLETED
+    SINGLETON = "singleton"  # no other job of this name and user is active; names nobody
 
 
 @frozen
@@ -109,8 +111,16 @@ class Isolation:
 
 @frozen(kw_only=True)
 class Preempt:
-    mode: PreemptMode = PreemptMode.OFF
+    mode: PreemptMode | None = None  # None: that of the queue
     grace_time: float | None = None  # between the asking signal and SIGKILL; None: the node's default
+
+
+@frozen
+class WarnSignal:
+    """A signal to the command some time before its time limit. `signal`: a number."""
+
+    signal: int
+    before: float
 
 
 @frozen(kw_only=True)
@@ -132,6 +142,13 @@ class JobSpec:
     array: Array | None = None
     dependency: tuple[Dependency, ...] = ()
     max_retries: int = 0
+    retry_delay: float = 0.0  # seconds before the first retry; twice as long before each further one
+    retry_memory: float = 1.0  # factor for the memory of the attempt after one that ended as OUT_OF_MEMORY
+    begin: float | None = None  # not before this moment, seconds since the epoch
+    begin_after: float | None = None  # not before so many seconds after it was submitted
+    deadline: float | None = None  # to be over by this moment, seconds since the epoch; cancelled when it cannot be
+    hold: bool = False  # waits until it is released
+    warn: WarnSignal | None = None
     stdout: str | None = None  # None: "%x-%j.out" beside the job file
     stderr: str | None = None  # None: "%x-%j.err" beside the job file
     resources: Resources = field(factory=Resources)

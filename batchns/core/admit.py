@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
@@ -49,13 +49,32 @@ def admit(specs: Sequence[JobSpec], capacity: NodeCapacity, config: Config) -> l
     return admitted
 
 
-def expand(admitted: Sequence[Admitted], first_id: int, config: Config, now: float) -> list[Job]:
-    """The jobs, PENDING since `now`. Spec number n takes id `first_id` + n; an array's tasks are "ID_INDEX"."""
+Estimator = Callable[[str, str], float | None]  # (user, job name) to seconds; None: nothing is known
+
+
+def expand(
+    admitted: Sequence[Admitted],
+    first_id: int,
+    config: Config,
+    now: float,
+    *,
+    user: str = "",
+    wall: float = 0.0,
+    estimator: Estimator | None = None,
+) -> list[Job]:
+    """The jobs, PENDING since `now`. Spec number n takes id `first_id` + n; an array's tasks are "ID_INDEX".
+
+    `wall`: `now` in seconds since the epoch, for `begin` and `deadline`. `estimator`: what earlier jobs took.
+    """
     jobs: list[Job] = []
     demands: dict[Demand, Demand] = {}  # equal demands are one object: lanes compare and hash faster
     for number, entry in enumerate(admitted):
         spec, array_id = entry.spec, str(first_id + number)
-        priority = config.queues[spec.queue].priority
+        queue = config.queues[spec.queue]
+        span = config.schedule.assume if entry.bounds.time_limit is None else entry.bounds.time_limit
+        learned = estimator(user, spec.name) if estimator is not None and config.schedule.learn else None
+        if entry.bounds.time_limit is None and learned is not None:
+            span = max(span, learned)
         for index in spec.array.indices if spec.array else (None,):
             jobs.append(
                 Job(
@@ -65,11 +84,25 @@ def expand(admitted: Sequence[Admitted], first_id: int, config: Config, now: flo
                     spec=spec,
                     demand=demands.setdefault(entry.demand, entry.demand),
                     bounds=entry.bounds,
-                    order=(-priority, -spec.priority, first_id + number, index or 0),
+                    order=(-queue.priority, -spec.priority, first_id + number, index or 0),
                     ledger=Ledger(now),
+                    user=user,
+                    mode=queue.preempt_mode if spec.preempt.mode is None else spec.preempt.mode,
+                    estimate=span if learned is None else min(span, max(learned, 1.0)),
+                    span=span,
+                    not_before=_begin(spec, now, wall),
+                    deadline=None if spec.deadline is None else now + spec.deadline - wall,
+                    held=spec.hold,
                 )
             )
     return jobs
+
+
+def _begin(spec: JobSpec, now: float, wall: float) -> float | None:
+    """The moment from which it competes; None: at once."""
+    moments = [] if spec.begin is None else [now + spec.begin - wall]
+    moments += [] if spec.begin_after is None else [now + spec.begin_after]
+    return max((moment for moment in moments if moment > now), default=None)
 
 
 def _where(spec: JobSpec) -> str:

@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import FULL, Shortage
 from batchns.errors import UserError
-from batchns.model.config import Config
+from batchns.model.config import Config, Queue
 from batchns.model.job import JobSpec, Resources
+from batchns.units import format_duration
 
 PAGE = 4096  # memory limits are whole pages: what is counted is then what the kernel holds
 
@@ -32,6 +33,18 @@ class Demand:
     egress: int = 0
     ingress: int = 0
     named: tuple[tuple[str, int], ...] = ()
+    jobs: int = 1  # places for running jobs; 0 for one that has its place already
+
+    def to_thaw(self, memory: int = 0) -> Demand:
+        """What a frozen job needs to go on: what it lent, and the `memory` that it gave back."""
+        return evolve(self, memory=memory, named=(), jobs=0)
+
+    def with_memory(self, memory: int) -> Demand:
+        return evolve(self, memory=memory)
+
+    def kept(self, memory: int) -> Demand:
+        """What it keeps while it is frozen: `memory`, named resources, its place."""
+        return evolve(self, whole=0, share=0, cpuset=(), egress=0, ingress=0, memory=memory)
 
     @property
     def cpus(self) -> float:
@@ -61,9 +74,10 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
     Raises:
         UserError: the job contradicts itself or names what this node does not have.
     """
-    asked, defaults = spec.resources, config.defaults
     if spec.queue not in config.queues:
         raise UserError(f"queue = {spec.queue!r}: no such queue", f"queues here: {', '.join(sorted(config.queues))}")
+    queue = config.queues[spec.queue]
+    asked, defaults = spec.resources, evolve(config.defaults, **queue.defaults)
     whole, share = _cpus(asked, defaults.cpus)
     _check_cpuset(asked, whole, capacity)
     _check_named(asked, capacity)
@@ -92,6 +106,7 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
         grace_time=defaults.grace_time if grace is None else grace,
         strict=config.node.strict if asked.strict is None else asked.strict,
     )
+    _check_bounds(queue, demand, bounds)
     return demand, bounds
 
 
@@ -125,6 +140,33 @@ def _check_cpuset(asked: Resources, whole: int, capacity: NodeCapacity) -> None:
             f"cpus = {whole} and a cpuset of {len(asked.cpuset)} contradict each other",
             f"leave cpus away (it is then {len(asked.cpuset)}), or write cpus below one to share these CPUs",
         )
+
+
+def _check_bounds(queue: Queue, demand: Demand, bounds: Bounds) -> None:
+    """A job that alone breaks a bound of its queue would wait for ever."""
+    time_limit = queue.per_job.time_limit
+    if time_limit is not None and (bounds.time_limit is None or bounds.time_limit > time_limit):
+        asked = "none" if bounds.time_limit is None else format_duration(bounds.time_limit)
+        most = format_duration(time_limit)
+        raise UserError(f"time_limit = {asked}: this queue allows {most}", f'write time_limit = "{most}" or less')
+    rates = {"egress": bounds.egress or 0, "ingress": bounds.ingress or 0}
+    for whose, bound in (("job", queue.per_job), ("user", queue.per_user), ("queue", queue.total)):
+        rows = (
+            ("cpus", demand.whole * FULL or demand.share, None if bound.cpus is None else round(bound.cpus * FULL)),
+            ("memory", demand.memory, bound.memory),
+            ("egress", rates["egress"], bound.egress),
+            ("ingress", rates["ingress"], bound.ingress),
+        )
+        for name, needed, most_of in rows:
+            if most_of is not None and needed > most_of:
+                lack = Shortage(name, needed, most_of, most_of)
+                allowed = lack.amount(most_of)
+                raise UserError(
+                    f"{name} = {lack.amount(needed)}: this queue allows a {whose} {allowed}"
+                    if whose != "queue"
+                    else f"{name} = {lack.amount(needed)}: this queue allows all its jobs together {allowed}",
+                    f"ask for at most {allowed}, or choose another queue",
+                )
 
 
 def _check_named(asked: Resources, capacity: NodeCapacity) -> None:

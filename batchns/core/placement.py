@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from batchns.core.demand import Demand
 from batchns.core.node import NodeCapacity
@@ -54,6 +54,11 @@ class Room:
         """No CPU has any part left, or there are as many jobs as may be: nothing at all can be placed."""
         return self._slack == 0 or self.jobs == 0
 
+    @property
+    def idle(self) -> int:
+        """How many CPUs nobody uses."""
+        return self._idle
+
     def load(self, cpu: int) -> int:
         """Millionths of `cpu` that are taken."""
         return self._load[cpu]
@@ -62,7 +67,7 @@ class Room:
         """Whether `place` would find a place. Cheap: it is asked of every kind of waiting job."""
         return (
             self._fits_cpus(demand)
-            and self.jobs > 0
+            and demand.jobs <= self.jobs
             and demand.memory <= self.memory
             and demand.egress <= self.egress
             and demand.ingress <= self.ingress
@@ -75,7 +80,7 @@ class Room:
             return self._cpu_shortage(demand)
         capacity = self._capacity
         plain = (
-            ("jobs", 1, self.jobs, capacity.jobs or 0),
+            ("jobs", demand.jobs, self.jobs, capacity.jobs or 0),
             ("memory", demand.memory, self.memory, capacity.memory),
             ("egress", demand.egress, self.egress, capacity.egress or 0),
             ("ingress", demand.ingress, self.ingress, capacity.ingress or 0),
@@ -103,6 +108,22 @@ class Room:
         """`placement` is free again."""
         self._change(demand, placement, -1)
 
+    def withhold(self, demand: Demand) -> None:
+        """What is free of `demand` is kept for the job that waits for the rest."""
+        idle = [cpu for cpu, load in self._load.items() if load == 0]
+        wanted = [cpu for cpu in demand.cpuset if cpu in idle] or idle
+        self._change(
+            evolve(demand, whole=1, share=0, memory=0, egress=0, ingress=0, named=(), jobs=0),
+            Placement(tuple(wanted[: demand.whole or 1]), ()),
+            1,
+        )
+        self.memory -= min(self.memory, demand.memory)
+        self.egress -= min(self.egress, demand.egress)
+        self.ingress -= min(self.ingress, demand.ingress)
+        self.jobs -= min(self.jobs, demand.jobs)
+        for name, count in demand.named:
+            self.named[name] -= min(self.named[name], count)
+
     def _change(self, demand: Demand, placement: Placement, sign: int) -> None:
         # A share with a cpuset of several CPUs is counted in full on each: it may run on any one of them.
         amount = sign * (FULL if demand.whole else demand.share)
@@ -110,8 +131,8 @@ class Room:
             before = self._load[cpu]
             self._load[cpu] = before + amount
             self._idle += (before + amount == 0) - (before == 0)
-        self._slack = FULL - min(self._load.values())
-        self.jobs -= sign
+        self._slack = FULL if self._idle else FULL - min(self._load.values())
+        self.jobs -= sign * demand.jobs
         self.memory -= sign * demand.memory
         self.egress -= sign * demand.egress
         self.ingress -= sign * demand.ingress

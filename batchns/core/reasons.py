@@ -10,21 +10,28 @@ from enum import Enum
 
 from attrs import frozen
 
-from batchns.model.job import Dependency
+from batchns.model.job import Condition, Dependency
 from batchns.units import format_rate, format_size
 
 FULL = 1_000_000  # one CPU, in the unit that shares are counted in: integers add up exactly
 
 
 class Why(Enum):
-    """Why a job is PENDING; the last two: why it was cancelled without having run."""
+    """Why a job waits; the last three: why it was cancelled without having run."""
 
     NEXT = "next"  # it fits now: the coming decision takes it, unless a more urgent job does first
     DEPENDENCY = "dependency"
     RESOURCES = "resources"
     ARRAY_THROTTLE = "array throttle"
     PAUSED = "paused"
+    HELD = "held"
+    BEGIN = "begin"  # its begin, or its next try, is still to come
+    LIMIT = "limit"  # of its queue, or of its user in it
+    BEHIND = "behind"  # it would fit, but delay one that goes first
+    CLEARING = "clearing"  # room is being made for it
+    YIELDING = "yielding"  # its queue yields to what is not batchns's
     DEPENDENCY_NEVER = "dependency never satisfied"
+    DEADLINE = "deadline"  # it cannot be over in time any more
     DRAINED = "drained"  # the whole schedule was told to end
 
 
@@ -58,12 +65,18 @@ class Reason:
     dependency: Dependency | None = None  # DEPENDENCY (the first that is open), DEPENDENCY_NEVER
     shortage: Shortage | None = None  # RESOURCES
     throttle: int | None = None  # ARRAY_THROTTLE: tasks at a time
+    scope: str = ""  # LIMIT: "queue" or "user"; its shortage is of that bound
+    behind: str = ""  # RESOURCES, BEHIND: the first job that goes before it
+    at: float | None = None  # BEGIN, DEADLINE: the moment, of the schedule's clock
+    expected: float | None = None  # the moment at which it is expected to start; None: not looked for, or not known
     detail: str = ""  # DRAINED: who asked for it, and why
 
 
 def render(reason: Reason) -> str:
     """A short text for a table: "waits for memory: 4GiB needed, 1GiB of 8GiB free"."""
     match reason:
+        case Reason(why=Why.DEPENDENCY, dependency=Dependency(Condition.SINGLETON)):
+            return "waits for other jobs of its name"
         case Reason(why=Why.DEPENDENCY, dependency=Dependency(condition, name)):
             return f"waits for {condition.value}:{name}"
         case Reason(why=Why.DEPENDENCY_NEVER, dependency=Dependency(condition, name)):
@@ -73,6 +86,22 @@ def render(reason: Reason) -> str:
             return f"waits for {lack.resource}: {needed} needed, {free} of {total} free"
         case Reason(why=Why.ARRAY_THROTTLE):
             return f"waits for its array: {reason.throttle} tasks at a time"
+        case Reason(why=Why.HELD):
+            return "waits: it is held"
+        case Reason(why=Why.BEGIN):
+            return "waits for its time to begin"
+        case Reason(why=Why.LIMIT, shortage=Shortage() as lack):
+            needed, total = lack.amount(lack.needed), lack.amount(lack.total)
+            whose = "its queue" if reason.scope == "queue" else "its user in this queue"
+            return f"waits for a limit of {whose}: {lack.resource} {total}, {needed} more needed"
+        case Reason(why=Why.BEHIND):
+            return f"waits: it would delay {reason.behind}"
+        case Reason(why=Why.CLEARING):
+            return "waits for others to make room"
+        case Reason(why=Why.YIELDING):
+            return "waits: the machine is busy with other things"
+        case Reason(why=Why.DEADLINE):
+            return "its deadline cannot be met"
         case Reason(why=Why.PAUSED):
             return "waits: everything is paused"
         case Reason(why=Why.DRAINED):

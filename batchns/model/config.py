@@ -113,7 +113,7 @@ class Neighbour:
 
 @frozen(kw_only=True)
 class Queue:
-    """`users`, `groups`: who may use it; both empty: everyone. `preempts`: queues whose jobs it may take the place of."""
+    """`users`, `groups`: who may use it; both empty: everyone. `preempts`: queues whose jobs give way to its own."""
 
     priority: int = 50  # 0 to 100; a job of a larger one always goes first
     max_priority: int = 100  # of a job in it

@@ -70,6 +70,10 @@ def _asked(cause: Cause, job: Job, why: str, exit_code: int | None, name: str | 
         case Cause.TIME_LIMIT:
             reason = f"time limit {format_duration(job.bounds.time_limit or 0)} reached"
             return Outcome(event=Event.TIMED_OUT, exit_code=exit_code, signal=name, reason=reason)
+        case Cause.DEADLINE:
+            return Outcome(event=Event.TIMED_OUT, exit_code=exit_code, signal=name, reason="deadline reached")
+        case Cause.PREEMPTED:
+            return Outcome(event=Event.CANCEL, exit_code=exit_code, signal=name, reason=why or "preempted")
         case Cause.CANCELLED:
             return Outcome(event=Event.CANCEL, exit_code=exit_code, signal=name, reason=why)
         case Cause.REFUSED:

@@ -17,7 +17,8 @@ from attrs import define, evolve, field
 
 from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
 from batchns.core.admit import admit, expand
-from batchns.core.decide import decide, explain
+from batchns.core.decide import decide
+from batchns.core.explain import explain
 from batchns.core.job import Cause
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import render
@@ -242,7 +243,7 @@ class Supervisor:
                 self._schedule.freezing(job_id, now)
                 self._effects.freeze(self._attempts[job_id])
             case Thaw(job_id):
-                self._schedule.thawing(job_id)
+                self._schedule.thawing(job_id, None, now)
                 self._effects.thaw(self._attempts[job_id])
                 return  # nothing that an onlooker sees has changed yet
         self._tell(action.job)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
+from batchns.core.actions import Action, Launch
 from batchns.core.admit import admit, expand
 from batchns.core.decide import decide
 from batchns.core.node import NodeCapacity
+from batchns.core.perform import perform
 from batchns.core.schedule import Schedule
 from batchns.model.config import Config
 from batchns.model.job import Array, Condition, Dependency, JobSpec, Resources
-from batchns.model.lifecycle import Event
 
 GIB = 1 << 30
 
@@ -37,31 +37,9 @@ def schedule_of(
 ) -> Schedule:
     """A schedule with these jobs, ids from 1, submitted at 0 s."""
     capacity, config = capacity or node(), config or Config()
-    schedule = Schedule(capacity)
+    schedule = Schedule(capacity, config)
     schedule.submit(expand(admit(specs, capacity, config), 1, config, 0.0))
     return schedule
-
-
-def perform(schedule: Schedule, action: Action, now: float) -> None:
-    """What a supervisor reports when everything works at once."""
-    match action:
-        case Launch(job, placement):
-            schedule.launch(job, placement, now)
-            schedule.started(job, now)
-        case Cancel(job, _):
-            schedule.finish(job, Event.CANCEL, now)
-        case Requeue(job):
-            schedule.requeue(job, now)
-        case Stop(job, cause):
-            schedule.stop(job, cause, now)
-        case Kill(job):
-            schedule.killed(job)
-        case Freeze(job):
-            schedule.freezing(job, now)
-            schedule.frozen(job, now, confirmed=True)
-        case Thaw(job):
-            schedule.thawing(job)
-            schedule.thawed(job, now)
 
 
 def settle(schedule: Schedule, now: float) -> list[Action]:

@@ -8,7 +8,8 @@ import pytest
 from core_helpers import GIB, launched, node, perform, schedule_of, settle, spec
 
 from batchns.core.actions import Cancel, Kill, Launch, Requeue, Stop, Thaw
-from batchns.core.decide import decide, explain
+from batchns.core.decide import decide
+from batchns.core.explain import explain
 from batchns.core.job import Cause
 from batchns.core.placement import Placement
 from batchns.core.reasons import Why, render
@@ -231,7 +232,7 @@ def test_a_job_that_starts_during_a_pause_is_frozen_and_one_frozen_too_late_thaw
     schedule.launch("1", Placement((0,), (0,)), 0.0)
     schedule.pause()
     schedule.started("1", 1.0)
-    assert schedule.to_freeze == ("1",)
+    assert list(schedule.to_freeze) == ["1"]
     schedule.freezing("1", 1.0)
     schedule.resume()
     schedule.frozen("1", 2.0, confirmed=True)

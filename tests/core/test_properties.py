@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from batchns.core.actions import Launch
 from batchns.core.admit import admit, expand
-from batchns.core.decide import decide, explain
+from batchns.core.decide import decide
+from batchns.core.explain import explain
 from batchns.core.job import ACTIVE
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import FULL, render

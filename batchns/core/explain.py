@@ -1,0 +1,106 @@
+"""Why a job waits, as data, and when it is expected to start: the same policy, run forward."""
+
+from __future__ import annotations
+
+from math import inf
+
+from attrs import evolve
+
+from batchns.core.decide import decide
+from batchns.core.job import FreezeCause, Job
+from batchns.core.perform import perform
+from batchns.core.rank import Ranking
+from batchns.core.reasons import Reason, Why
+from batchns.core.schedule import Schedule
+from batchns.model.lifecycle import Event, State
+
+STEPS = 2000  # ends of jobs that are looked ahead
+
+
+def explain(schedule: Schedule, job_id: str, now: float | None = None) -> Reason:
+    """Why the PENDING or frozen job does not run. Structured; `reasons.render` makes a text of it.
+
+    `now`: also say who goes before it. Costs as much as there are kinds of waiting jobs.
+    """
+    job = schedule[job_id]
+    if schedule.draining is not None:
+        return Reason(why=Why.DRAINED, detail=schedule.draining.detail)
+    if job_id in schedule.doomed:
+        return schedule.doomed[job_id]
+    if job.held or (job.lends and job.frozen is not None and job.frozen.cause is FreezeCause.OWNER):
+        return Reason(why=Why.HELD)
+    edge = schedule.open_dependency(job)
+    if edge is not None:
+        return Reason(why=Why.DEPENDENCY, dependency=edge)
+    if job.state is State.PENDING and job.not_before is not None:
+        return Reason(why=Why.BEGIN, at=job.not_before)
+    if schedule.paused:
+        return Reason(why=Why.PAUSED)
+    if schedule.yielding and schedule.config.queues[job.spec.queue].yields:
+        return Reason(why=Why.YIELDING)
+    if schedule.claims.get(job_id):
+        return Reason(why=Why.CLEARING)
+    return _competes(schedule, job, now)
+
+
+def _competes(schedule: Schedule, job: Job, now: float | None) -> Reason:
+    """Of a job that nothing keeps from competing."""
+    demand = schedule.wanted(job)
+    if not job.lends and job.throttle is not None and schedule.active_tasks(job.array_id) >= job.throttle:
+        return Reason(why=Why.ARRAY_THROTTLE, throttle=job.throttle)
+    reached = schedule.quotas.reached(job.spec.queue, job.user, demand)
+    if reached is not None:
+        return Reason(why=Why.LIMIT, scope=reached.scope, shortage=reached.shortage)
+    behind = "" if now is None else _first_before(schedule, job, now)
+    lack = schedule.shortage(job)
+    if lack is not None:
+        return Reason(why=Why.RESOURCES, shortage=lack, behind=behind)
+    return Reason(why=Why.BEHIND, behind=behind) if behind else Reason(why=Why.NEXT)
+
+
+def _first_before(schedule: Schedule, job: Job, now: float) -> str:
+    """The first in the queue, where that is another job."""
+    ranking = Ranking(schedule, now)
+    heads = ((ranking.of_entry(lane, lane.entries[0]), lane.entries[0][1]) for lane in schedule.ready.lanes())
+    key, first = min(heads, default=((), job.id))
+    return first if first != job.id and key < ranking.of(job) else ""
+
+
+def forecast(schedule: Schedule, job_id: str, now: float, *, steps: int = STEPS) -> Reason:
+    """`explain`, with the moment at which the job is expected to start, or to go on.
+
+    Everybody is taken to run as long as expected. Nothing is changed: a copy of the schedule is run forward until the
+    job runs, or for so many ends.
+    """
+    reason = explain(schedule, job_id, now)
+    ahead = schedule.copy()
+    moment = now
+    for _ in range(steps):
+        while actions := decide(ahead, moment):
+            for action in actions:
+                perform(ahead, action, moment)
+            for job in [ahead[job_id] for job_id in ahead.active if ahead[job_id].state is State.COMPLETING]:
+                ahead.finish(job.id, Event.CANCEL, moment, retry=False)
+        if ahead[job_id].state is State.RUNNING:
+            return evolve(reason, expected=moment)
+        if ahead[job_id].state.final:
+            return reason
+        following = _next_moment(ahead, moment)
+        if following == inf:
+            return reason
+        moment = following
+        for job in [job for job in ahead.running if _end(job, moment) <= moment + 1e-9]:
+            ahead.finish(job.id, Event.EXITED_OK, moment, retry=False)
+    return reason
+
+
+def _end(job: Job, now: float) -> float:
+    """When the running job is expected to be over."""
+    return now + job.expected_total(now) - job.done(now) if job.state is State.RUNNING else inf
+
+
+def _next_moment(schedule: Schedule, now: float) -> float:
+    ends = [_end(job, now) for job in schedule.running]
+    due = schedule.next_deadline()
+    later = [moment for moment in (*ends, inf if due is None else due) if moment > now]
+    return min(later, default=inf)

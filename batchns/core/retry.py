@@ -1,0 +1,33 @@
+"""The next attempt of a job: later each time, and with more memory where that was lacking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+
+from batchns.core.demand import PAGE
+from batchns.core.job import Job
+from batchns.core.node import NodeCapacity
+from batchns.model.lifecycle import State
+
+_DOUBLINGS = 16  # of the delay: longer than anyone waits
+
+
+def next_attempt(job: Job, capacity: NodeCapacity, now: float) -> dict[str, Any]:
+    """What changes in the job that goes back to the queue at `now`."""
+    changes: dict[str, Any] = {
+        "attempt": job.attempt + 1,
+        "warned": False,
+        "freezes": 0,
+        "lent": 0.0,
+    }
+    tries = job.attempt - job.requeues
+    if job.spec.retry_delay and tries > 0:
+        changes["not_before"] = now + job.spec.retry_delay * 2 ** min(tries - 1, _DOUBLINGS)
+    if job.state is State.OUT_OF_MEMORY and job.spec.retry_memory > 1:
+        memory = min(int(job.bounds.memory * job.spec.retry_memory), capacity.memory)
+        memory -= memory % PAGE
+        changes["demand"] = evolve(job.demand, memory=memory)
+        changes["bounds"] = evolve(job.bounds, memory=memory)
+    return changes

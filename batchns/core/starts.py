@@ -1,0 +1,238 @@
+"""Who starts, or goes on, now.
+
+1. Jobs are taken in the order of their rank. The first ones that do not fit get reservations; who comes after may start
+   as long as it delays none of those (backfilling).
+2. A job for which room is being made comes first, and until it has all of it nobody takes the parts.
+3. Where a job does not fit and may take somebody's place, that is asked for, and the decision ends there: the room is
+   there only when the kernel has confirmed it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from math import inf
+
+from batchns.core.actions import Action, Launch, Thaw
+from batchns.core.backfill import Reservations, Use, uses_of
+from batchns.core.demand import Demand
+from batchns.core.job import Job
+from batchns.core.placement import Placement
+from batchns.core.preempt import Claim, Preemptor
+from batchns.core.promises import lent
+from batchns.core.quota import Quotas
+from batchns.core.rank import Ranking
+from batchns.core.ready import Entry, Item, Lane, Walk
+from batchns.core.schedule import Schedule
+from batchns.model.config import Backfill, Order
+
+
+def starts(schedule: Schedule, now: float) -> list[Action]:
+    """Launches, thaws, and what makes room for the next one."""
+    if not schedule.ready:
+        return []
+    return _Starts(schedule, now).decide()
+
+
+class _Starts:
+    def __init__(self, schedule: Schedule, now: float) -> None:
+        self._schedule = schedule
+        self._now = now
+        self._settings = schedule.settings
+        self._ranking = Ranking(schedule, now)
+        self._preemptor = Preemptor(schedule, now, self._ranking)
+        self._promised = self._preemptor.shorter
+        self._room = schedule.room()
+        self._quotas: Quotas | None = None  # a copy, once something has started
+        self._tasks: Counter[str] = Counter()
+        self._started: list[Use] = []
+        self._reservations_made = 0
+        self._waiting: list[tuple[Demand, float]] = []  # of those that are to have one, not yet reserved
+        self._reserved: Reservations | None = None
+        self._gone: set[str] = set()
+        self.actions: list[Action] = []
+
+    def decide(self) -> list[Action]:
+        if not self._claims_are_met() or (self._room.exhausted and not self._preemptor.any):
+            return self.actions
+        by_length = self._settings.order is Order.SHORTEST
+        walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked=by_length)
+        for item in walk:
+            entry = item.entry
+            if entry[1] in self._gone:
+                walk.go_on(item)
+                continue
+            if self._barred(item.lane):
+                continue
+            if self._start(item.lane, entry):
+                walk.go_on(item)
+                continue
+            if self._make_room(item):
+                return self.actions
+            if self._settings.backfill is Backfill.OFF:
+                return self.actions
+            if self._wants_reservation():
+                self._reserve(item)
+                walk.go_on(item)
+            if not (by_length or self._preemptor.any or self._wants_reservation()):
+                break
+        if not by_length:
+            self._backfill()
+        return self.actions
+
+    # Claims.
+
+    def _claims_are_met(self) -> bool:
+        """Those whose room is made start first. False: nothing else is decided before one has."""
+        for job_id, victims in self._schedule.claims.items():
+            job = self._schedule[job_id]
+            if job_id not in self._schedule.ready:
+                continue
+            demand = self._schedule.wanted(job)
+            if victims:
+                self._room.withhold(demand)
+            elif (placement := self._room.place(demand)) is not None:
+                self._take(job, demand, placement, self._end(job))
+        return True
+
+    # One job.
+
+    def _barred(self, lane: Lane) -> bool:
+        """Nobody of the lane may start now, whatever room there is."""
+        key = lane.key
+        if key.throttle is not None and key.array is not None:
+            tasks = self._schedule.active_tasks(key.array) + self._tasks[key.array]
+            if tasks >= key.throttle:
+                return True
+        if self._schedule.yielding and self._schedule.config.queues[key.queue].yields:
+            return True
+        quotas = self._quotas or self._schedule.quotas
+        return quotas.reached(key.queue, key.user, key.demand) is not None
+
+    def _start(self, lane: Lane, entry: Entry) -> bool:
+        demand = lane.key.demand
+        placement = self._room.place(demand)
+        if placement is None:
+            return False
+        if not self._promised and not self._reservations_made:  # nothing to look at but the room
+            self._take(self._schedule[entry[1]], demand, placement, self._now + entry[2])
+            return True
+        job = self._schedule[entry[1]]
+        end = self._end(job)
+        if self._reservations_made and not self._reservations().admits(demand, placement, end):
+            return False
+        if self._promised and not self._preemptor.promises().start(job.id, end, lent(job.demand)):
+            return False
+        self._take(job, demand, placement, end)
+        return True
+
+    def _take(self, job: Job, demand: Demand, placement: Placement, end: float) -> None:
+        self._room.take(demand, placement)
+        self._gone.add(job.id)
+        if self._reserved is not None:
+            self._reserved.take(demand, placement, end)
+        else:
+            self._started.append((end, job.demand, placement))
+        if job.lends:
+            self.actions.append(Thaw(job.id, placement))
+        else:
+            self.actions.append(Launch(job.id, placement))
+            if job.throttle is not None:
+                self._tasks[job.array_id] += 1
+        if self._quotas is None:
+            self._quotas = self._schedule.quotas.copy()
+        self._quotas.change(job.spec.queue, job.user, demand, 1)
+
+    def _make_room(self, item: Item) -> bool:
+        if not self._preemptor.any:
+            return False
+        job = self._schedule[item.entry[1]]
+        overdue = item.key[0] < -100
+        if not overdue and not self._preemptor.may(job.spec.queue):
+            return False
+        if self._schedule.claims.get(job.id):
+            return False  # under way
+        made = self._preemptor.make_room(Claim(job, item.lane.key.demand, self._end(job), overdue), self._room)
+        self.actions += made
+        return bool(made)
+
+    def _end(self, job: Job) -> float:
+        return job.expected_end(self._now) if job.lends else self._now + job.span
+
+    # Reservations.
+
+    def _wants_reservation(self) -> bool:
+        most = self._settings.reservations
+        return most is None or self._reservations_made < most
+
+    def _reserve(self, item: Item) -> None:
+        job = self._schedule[item.entry[1]]
+        self._waiting.append((item.lane.key.demand, self._end(job) - self._now))
+        self._reservations_made += 1
+
+    def _reservations(self) -> Reservations:
+        """Made when somebody asks: often nobody is left who could start."""
+        if self._reserved is None:
+            uses = uses_of(self._schedule.expected_ends(self._now), self._started)
+            single = self._settings.reservations == 1
+            self._reserved = Reservations(self._now, self._schedule.measure, self._room, uses, single=single)
+        for demand, span in self._waiting:
+            self._reserved.reserve(demand, span)
+        self._waiting.clear()
+        return self._reserved
+
+    # Backfilling: only lanes that fit are looked at.
+
+    def _backfill(self) -> None:
+        shortest = self._settings.backfill is Backfill.SHORTEST
+        heap: list[tuple[tuple[object, ...], int, Lane, Entry]] = []
+        for lane in self._schedule.ready.narrow(self._room.idle):
+            self._offer(heap, lane, shortest=shortest, after=None)
+        while heap:
+            _, _, lane, entry = heapq.heappop(heap)
+            if self._barred(lane) or not self._room.fits(lane.key.demand):
+                continue
+            if self._start(lane, entry) or self._reservations_made:
+                self._offer(heap, lane, shortest=shortest, after=entry)
+
+    def _offer(
+        self,
+        heap: list[tuple[tuple[object, ...], int, Lane, Entry]],
+        lane: Lane,
+        *,
+        shortest: bool,
+        after: Entry | None,
+    ) -> None:
+        """The lane's next candidate, behind `after`."""
+        if not self._room.fits(lane.key.demand) or self._barred(lane):
+            return
+        for entry in _candidates(lane, after, self._window(lane), shortest=shortest):
+            if entry[1] not in self._gone:
+                rank = (entry[2], entry[0]) if shortest else self._ranking.of_entry(lane, entry)
+                heapq.heappush(heap, (rank, lane.number, lane, entry))
+                return
+
+    def _window(self, lane: Lane) -> float:
+        """How long a job of the lane may take to be worth a look; inf: all are."""
+        if not self._reservations_made:
+            return inf
+        reserved = self._reservations()
+        if reserved.window == -inf or reserved.may_stay(lane.key.demand):
+            return inf
+        return reserved.window - self._now
+
+
+def _candidates(lane: Lane, after: Entry | None, window: float, *, shortest: bool) -> Iterator[Entry]:
+    if shortest:
+        for span, order, job_id in lane.spans:
+            if span > window:
+                return
+            if after is None or (span, order) > (after[2], after[0]):
+                yield (order, job_id, span)
+        return
+    if lane.spans[0][0] > window:
+        return
+    for entry in lane.entries:
+        if entry[2] <= window and (after is None or entry[0] > after[0]):
+            yield entry

@@ -10,7 +10,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from batchns.model.job import PreemptMode
 from batchns.model.reach import Jobs, Range, Target
@@ -113,7 +113,7 @@ class Neighbour:
 
 @frozen(kw_only=True)
 class Queue:
-    """`users`, `groups`: who may use it; both empty: everyone. `preempts`: queues whose jobs it may take the place of."""
+    """`users`, `groups`: who may use it; both empty: everyone. `preempts`: queues whose jobs' places it may take."""
 
     priority: int = 50  # 0 to 100; a job of a larger one always goes first
     max_priority: int = 100  # of a job in it
@@ -180,3 +180,16 @@ class Config:
     isolation: IsolationSettings = field(factory=IsolationSettings)
     cgroup: CgroupSettings = field(factory=CgroupSettings)
     paths: Paths = field(factory=Paths)
+
+    def defaults_of(self, queue: str) -> Defaults:
+        """What a job of `queue` gets that does not ask: the queue's own, else [defaults], never more than `per_job`.
+
+        `memory` None means what it means in `Defaults`, and then `per_job.memory` is for the caller to heed.
+        """
+        known = self.queues[queue]
+        defaults = evolve(self.defaults, **known.defaults)
+        for key in ("cpus", "memory", "time_limit"):
+            most, value = getattr(known.per_job, key), getattr(defaults, key)
+            if most is not None and (value > most if value is not None else key == "time_limit"):
+                defaults = evolve(defaults, **{key: most})
+        return defaults

@@ -10,12 +10,30 @@ from typing import Any
 import attrs
 import pytest
 
-from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node, Queue
+from batchns.model.config import (
+    Backfill,
+    Bound,
+    Config,
+    Defaults,
+    FairShare,
+    IsolationSettings,
+    Neighbour,
+    NetworkSettings,
+    Node,
+    Order,
+    Preemption,
+    Queue,
+    ScheduleSettings,
+)
 from batchns.model.config_table import config_table, parse_config
+from batchns.model.job import PreemptMode
 from batchns.model.kinds import Table
 from batchns.model.problems import JobFileErrors
+from batchns.model.queue_table import DEFAULTS, PER_JOB, PER_USER, QUEUE
 from batchns.model.reach import HostPorts
 
+# Keys that are words of Python, and so have fields of another name.
+KEYS = {"yields": "yield", "seconds": "for"}
 EXAMPLE = Path(__file__).parents[2] / "batchns.toml"
 # A setting, commented out; where the default is no fixed value, the comment behind it begins with "default:".
 SETTING = re.compile(r"# (\w+) = (\"[^\"]*\"|\{[^}]*\}|\[[^\]]*\]|[^\s\"]+) +# (default:)?.*")
@@ -34,15 +52,17 @@ def uncommented(*, fixed: bool) -> str:
 
 
 def leaves(config: Any) -> dict[str, Any]:
+    """Every setting by its path, with the field's name; of queues only the normal one; a mapping is one setting."""
     flat: dict[str, Any] = {}
-    for section, values in attrs.asdict(config).items():
-        for key, value in values.items():
-            flat |= (
-                {f"{section}.{key}.{k}": v for k, v in value.items()}
-                if section == "queues"
-                else {f"{section}.{key}": value}
-            )
+    for section, values in attrs.asdict(config, recurse=False).items():
+        path, model = (f"{section}.normal", values["normal"]) if section == "queues" else (section, values)
+        flat |= {f"{path}.{key}": value for key, value in attrs.asdict(model, recurse=False).items()}
     return flat
+
+
+def has_no_fixed_default(path: str, value: Any) -> bool:
+    """Unset, or empty; that a queue preempts no other is a value that can be written."""
+    return value is None or (value in ({}, (), Bound()) and path != "queues.normal.preempts")
 
 
 def test_the_example_as_it_is_has_all_defaults() -> None:
@@ -53,14 +73,14 @@ def test_the_settings_of_the_example_are_the_defaults_field_by_field() -> None:
     text = uncommented(fixed=True)
     assert leaves(parse_config(text.encode(), "batchns.toml")) == leaves(Config())
     assert len([line for line in text.splitlines() if "=" in line]) == sum(
-        value is not None and value not in ({}, ()) for value in leaves(Config()).values()
+        not has_no_fixed_default(path, value) for path, value in leaves(Config()).items()
     )
 
 
 def test_the_other_settings_of_the_example_are_valid_and_have_no_fixed_default() -> None:
     shown, default = leaves(parse_config(uncommented(fixed=False).encode(), "f")), leaves(Config())
     changed = {key for key in default if shown[key] != default[key]}
-    assert changed == {key for key, value in default.items() if value is None or value in ({}, ())}
+    assert changed == {key for key, value in default.items() if has_no_fixed_default(key, value)}
 
 
 def test_every_field_of_the_model_is_a_key_and_is_in_the_example() -> None:
@@ -69,11 +89,20 @@ def test_every_field_of_the_model_is_a_key_and_is_in_the_example() -> None:
         assert section.name in config_table().fields
         kind = config_table().fields[section.name].kind
         model = Queue if section.name == "queues" else type(getattr(Config(), section.name))
-        keys = {attribute.name for attribute in attrs.fields(model)}
-        if isinstance(kind, Table):
-            assert set(kind.fields) == keys
+        keys = {KEYS.get(attribute.name, attribute.name) for attribute in attrs.fields(model)}
+        assert set(kind.fields if isinstance(kind, Table) else QUEUE.fields) == keys
         for key in keys:
             assert re.search(rf"^# {key} = |^\[{section.name}\.{key}\]", text, re.MULTILINE), key
+
+
+def test_every_key_of_a_queues_tables_is_in_the_example_too() -> None:
+    for name, table in {key: field.kind for key, field in QUEUE.fields.items()}.items():
+        if isinstance(table, Table):
+            (shown,) = re.findall(rf"^# {name} = \{{(.*)\}}", EXAMPLE.read_text(), re.MULTILINE)
+            assert re.findall(r"(\w+) =", shown) == list(table.fields)
+    for model, table in ((Defaults, DEFAULTS), (Defaults, QUEUE.fields["defaults"].kind)):
+        assert isinstance(table, Table) and set(table.fields) == {field.name for field in attrs.fields(model)}
+    assert {*PER_JOB.fields, *PER_USER.fields} == {field.name for field in attrs.fields(Bound)}
 
 
 def test_what_is_set_is_set() -> None:
@@ -85,6 +114,49 @@ def test_what_is_set_is_set() -> None:
     resources = { gpus = 2, licences = 10 }
     [queues.urgent]
     priority = 90
+    max_priority = 60
+    users = ["alice", "EXAMPLE\\\\bob"]
+    groups = ["domain users"]
+    preempts = ["normal", "idle"]
+    min_run = "0s"
+    max_frozen = "2h"
+    [queues.urgent.defaults]
+    time_limit = "1h"
+    [queues.urgent.per_job]
+    cpus = 8
+    memory = "8GiB"
+    egress = "1gbit"
+    ingress = "1gbit"
+    time_limit = "2h"
+    [queues.urgent.per_user]
+    jobs = 1
+    cpus = 0.5
+    [queues.urgent.total]
+    jobs = 10
+    [queues.idle]
+    preempt_mode = "requeue"
+    yield = true
+    [schedule]
+    order = "shortest"
+    aging = 0.5
+    backfill = "shortest"
+    reservations = "all"
+    preempt = "shorter"
+    assume = "2h"
+    learn = false
+    max_frozen = "0s"
+    max_freezes = 0
+    min_run = "5m"
+    frozen_memory = "0B"
+    time_slice = "10m"
+    [fair_share]
+    enabled = false
+    half_life = "1d"
+    shares = { alice = 2, "EXAMPLE\\\\bob" = 0.5 }
+    [neighbour]
+    freeze_above = 1
+    thaw_below = 0
+    for = "1m"
     [network]
     pool = "192.168.0.0/24"
     nat = false
@@ -95,7 +167,39 @@ def test_what_is_set_is_set() -> None:
     """
     assert parse_config(text.encode(), "f") == Config(
         node=Node(cpus=(0, 1, 3), memory=8 << 30, strict=True, resources={"gpus": 2, "licences": 10}),
-        queues={"normal": Queue(), "urgent": Queue(priority=90)},
+        queues={
+            "normal": Queue(),
+            "urgent": Queue(
+                priority=90,
+                max_priority=60,
+                users=("alice", "EXAMPLE\\bob"),
+                groups=("domain users",),
+                preempts=("normal", "idle"),
+                min_run=0.0,
+                max_frozen=7200.0,
+                defaults={"time_limit": 3600.0},
+                per_job=Bound(cpus=8.0, memory=8 << 30, egress=10**9, ingress=10**9, time_limit=7200.0),
+                per_user=Bound(jobs=1, cpus=0.5),
+                total=Bound(jobs=10),
+            ),
+            "idle": Queue(preempt_mode=PreemptMode.REQUEUE, yields=True),
+        },
+        schedule=ScheduleSettings(
+            order=Order.SHORTEST,
+            aging=0.5,
+            backfill=Backfill.SHORTEST,
+            reservations=None,
+            preempt=Preemption.SHORTER,
+            assume=7200.0,
+            learn=False,
+            max_frozen=0.0,
+            max_freezes=0,
+            min_run=300.0,
+            frozen_memory=0,
+            time_slice=600.0,
+        ),
+        fair_share=FairShare(enabled=False, half_life=86400.0, shares={"alice": 2.0, "EXAMPLE\\bob": 0.5}),
+        neighbour=Neighbour(freeze_above=1.0, thaw_below=0.0, seconds=60.0),
         network=NetworkSettings(
             pool="192.168.0.0/24",
             nat=False,
@@ -126,6 +230,60 @@ def test_what_is_set_is_set() -> None:
         ("defaults.grace_time = 10", 'defaults.grace_time: "10" has no unit - write "10s", "10m" or "10h"'),
         ("queues.urgent.priority = 101", "queues.urgent.priority: 101 is out of range - write 0 to 100"),
         ("queues.urgent = 1", "queues.urgent: must be a table, not 1 - write its keys below a [queues.NAME] line"),
+        ('queues.urgent.preempts = ["nomal"]', 'queues.urgent.preempts[0]: there is no queue "nomal" - '
+         'did you mean "normal"?'),
+        ('queues.urgent.preempts = ["x"]', 'queues.urgent.preempts[0]: there is no queue "x" - '
+         "there is normal, urgent"),
+        ('queues.urgent.preempts = ["normal", "urgent"]', "queues.urgent.preempts[1]: a queue cannot preempt itself - "
+         'remove it, or see preempt = "shorter" and time_slice in [schedule]'),
+        ('queues.urgent.preempts = "normal"', 'queues.urgent.preempts: must be a list, not "normal" - '
+         'write ["normal"]'),
+        ('queues.urgent.preempt_mode = "kill"', "queues.urgent.preempt_mode: must be one of suspend, requeue, cancel, "
+         'off, not "kill" - write "suspend" or "requeue" or "cancel" or "off"'),
+        ('queues.urgent.users = ["a:b"]', 'queues.urgent.users[0]: "a:b" is not a user\'s name - '
+         'write it as `id` prints it: "alice"'),
+        ('queues.urgent.groups = ["-hpc"]', 'queues.urgent.groups[0]: "-hpc" is not a group\'s name - '
+         'write it as `id` prints it: "hpc"'),
+        ("queues.urgent.yields = true", "queues.urgent.yields: unknown key - did you mean yield?"),
+        ("queues.urgent.max_prio = 5", "queues.urgent.max_prio: unknown key - did you mean max_priority?"),
+        ('queues.urgent.time_limit = "1h"', "queues.urgent.time_limit: unknown key - "
+         "write it in [defaults], as defaults.time_limit"),
+        ("queues.urgent.per_job.jobs = 1", "queues.urgent.per_job.jobs: unknown key - "
+         "the keys here are cpus, memory, egress, ingress, time_limit"),
+        ("queues.urgent.per_user.jobs = 0", "queues.urgent.per_user.jobs: 0 is out of range - write 1 to 1000000"),
+        ('queues.urgent.total.time_limit = "1h"', "queues.urgent.total.time_limit: unknown key - "
+         "the keys here are jobs, cpus, memory, egress, ingress"),
+        ("queues.urgent.total.cpus = 0", "queues.urgent.total.cpus: 0 is out of range - "
+         "write a number above 0, up to 8192"),
+        ("queues.urgent.defaults.cpu = 2", "queues.urgent.defaults.cpu: unknown key - did you mean cpus?"),
+        ('queues.u = { defaults.memory = "2GiB", per_job.memory = "1GiB" }', "queues.u.defaults.memory: 2GiB is more "
+         "than per_job.memory, 1GiB - write at most 1GiB, or a larger per_job.memory"),
+        ('schedule.order = "fifo"', 'schedule.order: must be one of submitted, shortest, not "fifo" - '
+         'write "submitted" or "shortest"'),
+        ("schedule.aging = -1", "schedule.aging: -1 is out of range - write 0 or more"),
+        ("schedule.reservations = -1", "schedule.reservations: -1 is out of range - write 0 to 10000"),
+        ('schedule.reservations = "al"', 'schedule.reservations: must be a whole number or "all", not "al" - '
+         'write for example 1, or "all"'),
+        ("schedule.reservations = true", 'schedule.reservations: must be a whole number or "all", not true - '
+         'write for example 1, or "all"'),
+        ('schedule.preempt = "shorter"', 'schedule.preempt: preempt = "shorter" needs the shortest to go first - '
+         'write order = "shortest" besides, or preempt = "queues"'),
+        ('schedule.assume = "0s"', 'schedule.assume: "0s" is too small - write at least "1ms"'),
+        ("schedule.max_freezes = 1001", "schedule.max_freezes: 1001 is out of range - write 0 to 1000"),
+        ("schedule.frozen_memory = 16", 'schedule.frozen_memory: "16" has no unit - write "16MiB" or "16GiB"'),
+        ("schedule.half_life = 1", "schedule.half_life: unknown key - the keys here are order, aging, backfill, "
+         "reservations, preempt, assume, learn, max_frozen, max_freezes, min_run, frozen_memory, time_slice"),
+        ("fair_share.shares.alice = 0", "fair_share.shares.alice: 0 is not above 0 - "
+         "write for example 2 for twice the share of those that are not named"),
+        ('fair_share.shares."a/b" = 1', 'fair_share.shares."a/b": "a/b" is not a user\'s name - '
+         'write it as `id` prints it: "alice"'),
+        ("neighbour.freeze_above = 50", "neighbour.freeze_above: 50 is out of range - "
+         "write 0 to 1, the part of the node's CPUs"),
+        ("neighbour.freeze_above = 0.2", "neighbour.freeze_above: thaw_below = 0.25 is above freeze_above = 0.2: "
+         "jobs would be frozen and thawed in turn - write thaw_below = 0.2 or less"),
+        ("neighbour.thaw_below = 0.6", "neighbour.thaw_below: thaw_below = 0.6 is above freeze_above = 0.5: "
+         "jobs would be frozen and thawed in turn - write thaw_below = 0.5 or less"),
+        ("neighbour.seconds = 10", "neighbour.seconds: unknown key - the keys here are freeze_above, thaw_below, for"),
         ('network.pool = "10.0.0.1/16"', 'network.pool: "10.0.0.1/16" has bits set beyond the prefix - '
          'write "10.0.0.0/16"'),
         ('network.pool = "10.0.0.0"', 'network.pool: "10.0.0.0" is not a network of 4 to 16777216 addresses - '

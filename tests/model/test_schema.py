@@ -26,7 +26,9 @@ BEYOND = (
     "more than 10000", "in any kernel", "too small", "but cpuset names", "unknown key - other resources", "holds a NUL",
     "control character", "no number of tasks", "three decimals", "4095 bytes", "would cover", "begins with ~",
     "is a folder", "is no pattern", "did you mean gpus?", "not 5.0", "nan is out", "64 bits", 'holds ".."',
-    "not allowed on this", "ports are 1", "not written as a range", "is not outside",
+    "not allowed on this", "ports are 1", "not written as a range", "is not outside", "has no array", "does not exist",
+    "is not before the", "out of range - write a year", "no time limit", "a time limit of", "there are no retries",
+    "cannot be handled", '"USR1+1"', "must be a moment, not a", "deadline: \"+0s\"",
 )  # fmt: skip
 
 

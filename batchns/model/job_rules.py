@@ -138,7 +138,8 @@ SHOWN: Mapping[str, Callable[[Any], str]] = {
 
 def _queue(config: Config, raw: Mapping[str, Any], values: Mapping[str, Any]) -> str | None:
     """The job's queue; None: what is written there is none."""
-    return None if "queue" in raw and "queue" not in values else values.get("queue", "normal")
+    name: str = values.get("queue", "normal")
+    return None if ("queue" in raw and "queue" not in values) or name not in config.queues else name
 
 
 def _asked(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, float]]:

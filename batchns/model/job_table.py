@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from batchns.errors import UserError
-from batchns.model.config import Config
+from batchns.model.config import Config, Queue
 from batchns.model.job import JobSpec
 from batchns.model.job_parts import PREEMPT, isolation_table, network_table, resources_table
 from batchns.model.job_rules import (
@@ -90,7 +90,8 @@ def _job(config: Config, values: dict[str, Any]) -> JobSpec:
             values[key], values[f"{key}_after"] = None, when.seconds
     if "warn_signal" in values:
         values["warn"] = values.pop("warn_signal")
-    values.setdefault("priority", min(PRIORITY, config.queues[values.get("queue", "normal")].max_priority))
+    queue = config.queues.get(values.get("queue", "normal"), Queue())
+    values.setdefault("priority", min(PRIORITY, queue.max_priority))
     return JobSpec(**values)
 
 

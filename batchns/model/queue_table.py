@@ -115,20 +115,13 @@ def _at_least_a_share(value: float) -> float:
     return value
 
 
-_AMOUNTS = {
-    "cpus": Field(
-        number(_at_least_a_share, example="8", exclusiveMinimum=0, maximum=MAX_CPUS),
-        "CPUs, fractions counted.",
-        "no bound",
-    ),
-    "memory": Field(size(1 << 20, example='"16GiB"'), "Memory, that of frozen jobs too.", "no bound"),
-    "egress": Field(rate(8000, example='"1gbit"'), "What they may send.", "no bound"),
-    "ingress": Field(rate(8000, example='"1gbit"'), "What they may receive.", "no bound"),
-}
 PER_JOB: Table[Bound] = Table(
     make=Bound,
     fields={
-        **_AMOUNTS,
+        "cpus": Field(number(check_cpus, example="8", **CPUS_SCHEMA), "CPUs.", "no bound"),
+        "memory": Field(size(1 << 20, example='"16GiB"'), "Memory.", "no bound"),
+        "egress": Field(rate(8000, example='"1gbit"'), "What it may send.", "no bound"),
+        "ingress": Field(rate(8000, example='"1gbit"'), "What it may receive.", "no bound"),
         "time_limit": Field(
             duration(example='"2h30m"'), "The longest `time_limit`, and that of a job that has none.", "no bound"
         ),
@@ -139,9 +132,16 @@ PER_USER: Table[Bound] = Table(
     make=Bound,
     fields={
         "jobs": Field(
-            integer(1, MAX_JOBS, example="10"), "Jobs that run or are frozen; tasks of arrays count.", "no bound"
+            integer(1, MAX_JOBS, example="10"), "Jobs, running or frozen; each task of an array is one.", "no bound"
         ),
-        **_AMOUNTS,
+        "cpus": Field(
+            number(_at_least_a_share, example="8", exclusiveMinimum=0, maximum=MAX_CPUS),
+            "CPUs, fractions added up.",
+            "no bound",
+        ),
+        "memory": Field(size(1 << 20, example='"16GiB"'), "Memory, that of frozen jobs too.", "no bound"),
+        "egress": Field(rate(8000, example='"1gbit"'), "What they may send together.", "no bound"),
+        "ingress": Field(rate(8000, example='"1gbit"'), "What they may receive together.", "no bound"),
     },
     where="queues.NAME.per_user",
 )

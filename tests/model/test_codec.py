@@ -220,7 +220,11 @@ def test_pieces_of_job_files_give_jobs_or_messages(text: str) -> None:
 
 
 KEYS = st.sampled_from(
-    ["job", "name", "command", "env", "array", "resources", "memory", "cpus", "network", "mode", "isolation", "binds"]
+    [
+        "job", "name", "command", "env", "array", "resources", "memory", "cpus", "network", "mode", "isolation",
+        "binds", "queue", "priority", "time_limit", "dependency", "begin", "deadline", "warn_signal",
+        "retry_memory", "preempt"
+    ]
 )
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.datetimes()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))

@@ -9,6 +9,9 @@ from typing import Any
 
 import attrs
 import pytest
+import tomlkit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchns.model.config import (
     Backfill,
@@ -318,6 +321,32 @@ def test_a_mistake_is_one_message_with_its_line(line: str, message: str) -> None
     with pytest.raises(JobFileErrors) as raised:
         parse_config(f"# settings\n{line}\n".encode(), "batchns.toml")
     assert str(raised.value) == f"batchns.toml:2: {message}"
+
+
+KEYS_AND_NAMES = st.sampled_from(
+    [
+        "queues", "normal", "preempts", "per_job", "total", "defaults", "cpus", "memory", "time_limit", "users",
+        "yield", "schedule", "order", "preempt", "reservations", "fair_share", "shares", "neighbour",
+        "freeze_above", "for"
+    ]
+)
+WORDS = st.sampled_from(["normal", "all", "1s", "1GiB", ""])
+LEAVES = st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | WORDS
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS_AND_NAMES, inner, max_size=4), max_leaves=8
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(KEYS_AND_NAMES, VALUES, max_size=4))
+def test_any_type_in_any_place_gives_settings_or_messages(values: dict[str, Any]) -> None:
+    text = tomlkit.dumps(values)
+    try:
+        config = parse_config(text.encode(), "f")
+    except JobFileErrors as errors:
+        assert all(problem.what and str(problem).isprintable() for problem in errors.problems)
+    else:
+        assert all(config.defaults_of(name).cpus > 0 for name in config.queues)
 
 
 def test_as_many_id_ranges_as_the_message_says_fit() -> None:

@@ -67,7 +67,10 @@ class _Run(click.Command):
 @click.option("--env", metavar="NAME=VALUE", multiple=True, help="Set an environment variable.")
 @click.option("--cwd", metavar="FOLDER", help="Working folder, writable; default: the current one.")
 @click.option("--time-limit", metavar="TIME", help='End the job after so long: "2h30m".')
+@click.option("--warn-signal", metavar="SIGNAL@TIME", help='Signal it so long before its time limit: "USR1@60s".')
 @click.option("--grace-time", metavar="TIME", help="Between asking it to end and killing it.")
+@click.option("--begin", metavar="WHEN", help='Not to be started before: "2026-12-01T08:00" or "+2h".')
+@click.option("--deadline", metavar="WHEN", help="To be over by then, or it is cancelled.")
 @click.pass_context
 def run(
     ctx: click.Context,

@@ -91,7 +91,7 @@ def expand(
                     estimate=span if learned is None else min(span, max(learned, 1.0)),
                     span=span,
                     not_before=_begin(spec, now, wall),
-                    deadline=None if spec.deadline is None else now + spec.deadline - wall,
+                    deadline=_deadline(spec, now, wall),
                     held=spec.hold,
                 )
             )
@@ -103,6 +103,12 @@ def _begin(spec: JobSpec, now: float, wall: float) -> float | None:
     moments = [] if spec.begin is None else [now + spec.begin - wall]
     moments += [] if spec.begin_after is None else [now + spec.begin_after]
     return max((moment for moment in moments if moment > now), default=None)
+
+
+def _deadline(spec: JobSpec, now: float, wall: float) -> float | None:
+    moments = [] if spec.deadline is None else [now + spec.deadline - wall]
+    moments += [] if spec.deadline_after is None else [now + spec.deadline_after]
+    return min(moments, default=None)
 
 
 def _where(spec: JobSpec) -> str:

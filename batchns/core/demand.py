@@ -77,12 +77,16 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
     if spec.queue not in config.queues:
         raise UserError(f"queue = {spec.queue!r}: no such queue", f"queues here: {', '.join(sorted(config.queues))}")
     queue = config.queues[spec.queue]
-    asked, defaults = spec.resources, evolve(config.defaults, **queue.defaults)
+    asked, defaults = spec.resources, config.defaults_of(spec.queue)
     whole, share = _cpus(asked, defaults.cpus)
     _check_cpuset(asked, whole, capacity)
     _check_named(asked, capacity)
     cpus = whole or share / FULL
-    memory = asked.memory or defaults.memory or int(capacity.memory * cpus / len(capacity.cpus))
+    memory = asked.memory or defaults.memory
+    if memory is None:
+        most = queue.most("memory")
+        memory = int(capacity.memory * cpus / len(capacity.cpus))
+        memory = memory if most is None else min(memory, int(most))
     memory = max(PAGE, memory - memory % PAGE)
     grace = spec.preempt.grace_time
     demand = Demand(

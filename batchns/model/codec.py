@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -15,7 +15,7 @@ from attrs import evolve
 from batchns.errors import UserError
 from batchns.model.config import Config
 from batchns.model.document import parse_document
-from batchns.model.job import JobSpec
+from batchns.model.job import Condition, Dependency, JobSpec
 from batchns.model.job_table import job_table
 from batchns.model.kinds import Table
 from batchns.model.positions import Places
@@ -109,11 +109,13 @@ def check_dependencies(specs: Sequence[JobSpec]) -> None:
     by_name = {spec.name: spec for spec in specs}
     problems = []
     for spec in specs:
-        for edge in spec.dependency:
+        for edge in _edges(spec):
             if edge.name not in by_name:
                 near = did_you_mean(edge.name, by_name)
                 hint = f"did you mean {near}?" if near else "give the file that holds it as well"
                 problems.append(_problem(spec, "dependency", f"there is no job {quote(edge.name)}", hint))
+            elif edge.condition is Condition.AFTERCORR:
+                problems += _without_counterpart(spec, by_name[edge.name])
     for cycle in [] if problems else _cycles(by_name):
         first = by_name[cycle[0]]
         shown = " -> ".join((*cycle, cycle[0])) if len(cycle) <= 10 else f"{cycle[0]} -> ... ({len(cycle)} jobs)"
@@ -123,13 +125,27 @@ def check_dependencies(specs: Sequence[JobSpec]) -> None:
         raise JobFileErrors(problems)
 
 
+def _edges(spec: JobSpec) -> list[Dependency]:
+    """The dependencies that name a job."""
+    return [edge for edge in spec.dependency if edge.condition is not Condition.SINGLETON]
+
+
+def _without_counterpart(spec: JobSpec, other: JobSpec) -> Iterator[Problem]:
+    """aftercorr: a task that the other job has not would wait for ever."""
+    have = set(other.array.indices) if other.array else set()
+    lacking = [index for index in spec.array.indices if index not in have] if spec.array else []
+    if lacking:
+        what = f"aftercorr: {quote(other.name)} has no {f'task {lacking[0]}' if have else 'array'}"
+        yield _problem(spec, "dependency", what, f"write afterok:{other.name}, or give both the same array")
+
+
 def _cycles(by_name: Mapping[str, JobSpec]) -> list[tuple[str, ...]]:
     """One cycle for each back edge of a depth-first walk, in linear time and without recursion."""
     cycles, done = [], set[str]()
     for start in by_name:
         trail = [start] if start not in done else []
         on_trail = dict.fromkeys(trail, 0)
-        edges = [iter(by_name[start].dependency)]
+        edges = [iter(_edges(by_name[start]))]
         while trail:
             edge = next(edges[-1], None)
             if edge is None:
@@ -141,7 +157,7 @@ def _cycles(by_name: Mapping[str, JobSpec]) -> list[tuple[str, ...]]:
             elif edge.name not in done:
                 on_trail[edge.name] = len(trail)
                 trail.append(edge.name)
-                edges.append(iter(by_name[edge.name].dependency))
+                edges.append(iter(_edges(by_name[edge.name])))
     return cycles
 
 

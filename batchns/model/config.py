@@ -10,7 +10,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from batchns.model.job import PreemptMode
 from batchns.model.reach import Jobs, Range, Target
@@ -129,6 +129,11 @@ class Queue:
     per_user: Bound = field(factory=Bound)
     total: Bound = field(factory=Bound)
 
+    def most(self, key: str) -> float | None:
+        """The most of `key`, a field of `Bound`, that one job can have: beyond it, it would wait for ever."""
+        bounds = (getattr(bound, key) for bound in (self.per_job, self.per_user, self.total))
+        return min((bound for bound in bounds if bound is not None), default=None)
+
 
 @frozen(kw_only=True)
 class NetworkSettings:
@@ -180,3 +185,19 @@ class Config:
     isolation: IsolationSettings = field(factory=IsolationSettings)
     cgroup: CgroupSettings = field(factory=CgroupSettings)
     paths: Paths = field(factory=Paths)
+
+    def defaults_of(self, queue: str) -> Defaults:
+        """What a job of `queue` gets that does not ask: the queue's own, else [defaults], never more than it may have.
+
+        `memory` None means what it means in `Defaults`; that it is not more either is then for the caller to heed.
+        """
+        known = self.queues[queue]
+        defaults = evolve(self.defaults, **known.defaults)
+        cpus, memory, longest = (known.most(key) for key in ("cpus", "memory", "time_limit"))
+        if cpus is not None and defaults.cpus > cpus:
+            defaults = evolve(defaults, cpus=float(int(cpus)) if cpus >= 1 else cpus)
+        if memory is not None and defaults.memory is not None:
+            defaults = evolve(defaults, memory=int(min(memory, defaults.memory)))
+        if longest is not None:
+            defaults = evolve(defaults, time_limit=min(longest, defaults.time_limit or longest))
+        return defaults

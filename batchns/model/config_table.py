@@ -15,7 +15,6 @@ from batchns.errors import UserError
 from batchns.model.config import (
     CgroupSettings,
     Config,
-    Defaults,
     IsolationSettings,
     NetworkSettings,
     Node,
@@ -23,27 +22,28 @@ from batchns.model.config import (
     Queue,
 )
 from batchns.model.document import parse_document
-from batchns.model.job_table import CPUS_SCHEMA, CPUSET_PATTERN, MAX_PIDS, NAME_KIND, resources_table
+from batchns.model.job_parts import CPUSET_PATTERN, resources_table
+from batchns.model.job_table import NAME_KIND
 from batchns.model.kinds import (
     Field,
     Table,
     boolean,
-    duration,
     integer,
     list_of,
     mapping_of,
     matching,
-    number,
     rate,
     size,
     text,
 )
 from batchns.model.problems import Finding
+from batchns.model.queue_table import DEFAULTS, QUEUE, preempts_known_queues
 from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
 from batchns.model.reach import PATTERN as REACH_PATTERN
 from batchns.model.reach import RANGE_PATTERN, Range, format_target, is_special, parse_range, parse_target
-from batchns.model.values import check_cpus, check_path, parse_cpuset
-from batchns.units import format_duration, format_size, quote
+from batchns.model.schedule_table import FAIR_SHARE, NEIGHBOUR, SCHEDULE
+from batchns.model.values import check_path, parse_cpuset
+from batchns.units import quote
 
 LAST_ID = (1 << 32) - 2  # the largest uid; the next is the kernel's "no uid"
 IDS_PER_JOB = 1 << 16
@@ -68,12 +68,16 @@ def config_table() -> Table[Config]:
             "queues": Field(
                 queues, "Queues by name, each its own table: [queues.urgent]. There is always a normal one."
             ),
+            "schedule": Field(SCHEDULE, "How the queue is worked through."),
+            "fair_share": Field(FAIR_SHARE, "Who has used less goes first."),
+            "neighbour": Field(NEIGHBOUR, "When jobs make room for what is not batchns's."),
             "network": Field(NETWORK, "Addresses of jobs, and their way out."),
             "isolation": Field(ISOLATION, "Ids of jobs, and what they may name."),
             "cgroup": Field(CGROUP, "Where cgroups are made."),
             "paths": Field(PATHS, "Folders of batchns itself."),
         },
         where="node",
+        rules=(preempts_known_queues,),
     )
 
 
@@ -188,37 +192,6 @@ NODE: Table[Node] = Table(
         ),
     },
     where="node",
-)
-
-DEFAULTS: Table[Defaults] = Table(
-    make=Defaults,
-    fields={
-        "cpus": Field(number(check_cpus, example="2", **CPUS_SCHEMA), "CPUs.", f"{_BUILT_IN.defaults.cpus:g}"),
-        "memory": Field(size(1 << 20, example='"4GiB"'), "Memory.", "the node's memory per CPU, times the job's CPUs"),
-        "pids": Field(integer(1, MAX_PIDS, example="512"), "Processes and threads.", str(_BUILT_IN.defaults.pids)),
-        "scratch": Field(
-            size(4096, example='"10GiB"'), "Size of the private /tmp.", f'"{format_size(_BUILT_IN.defaults.scratch)}"'
-        ),
-        "time_limit": Field(duration(example='"2h30m"'), "How long a job may run.", "no limit"),
-        "grace_time": Field(
-            duration(example='"10s"', zero=True),
-            "Between SIGTERM and SIGKILL.",
-            f'"{format_duration(_BUILT_IN.defaults.grace_time)}"',
-        ),
-    },
-    where="defaults",
-)
-
-QUEUE: Table[Queue] = Table(
-    make=Queue,
-    fields={
-        "priority": Field(
-            integer(0, 100, example="50"),
-            "A job of a queue with a larger one always goes first.",
-            str(Queue().priority),
-        ),
-    },
-    where="queues.NAME",
 )
 
 NETWORK: Table[NetworkSettings] = Table(

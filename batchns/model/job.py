@@ -147,6 +147,7 @@ class JobSpec:
     begin: float | None = None  # not before this moment, seconds since the epoch
     begin_after: float | None = None  # not before so many seconds after it was submitted
     deadline: float | None = None  # to be over by this moment, seconds since the epoch; cancelled when it cannot be
+    deadline_after: float | None = None  # to be over by so many seconds after it was submitted
     hold: bool = False  # waits until it is released
     warn: WarnSignal | None = None
     stdout: str | None = None  # None: "%x-%j.out" beside the job file

@@ -23,6 +23,7 @@ from batchns.units import quote
 PLACES: Mapping[str, tuple[str, ...]] = {
     **{key: (key,) for key in ("name", "command", "script", "cwd", "env", "queue", "priority", "time_limit")},
     **{key: (key,) for key in ("max_retries", "stdout", "stderr", "array", "dependency")},
+    **{key: (key,) for key in ("begin", "deadline", "hold", "warn_signal", "retry_delay", "retry_memory")},
     **{key: ("resources", key) for key in ("cpus", "cpuset", "cpu_shares", "memory", "blkio_weight", "pids")},
     **{key: ("resources", key) for key in ("scratch", "strict")},
     "network": ("network", "mode"),
@@ -35,7 +36,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "preempt": ("preempt", "mode"),
     "grace_time": ("preempt", "grace_time"),
 }
-NUMBERS = frozenset({"priority", "max_retries", "cpus", "cpu_shares", "blkio_weight", "pids"})
+NUMBERS = frozenset({"priority", "max_retries", "retry_memory", "cpus", "cpu_shares", "blkio_weight", "pids"})
 
 
 def job_from_options(table: Mapping[str, object], *, config: Config, folder: str) -> JobSpec:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from batchns.errors import UserError
-from batchns.model.job import NetworkMode, PreemptMode
+from batchns.model.job import NetworkMode
 from batchns.model.kinds import Kind, choice
 
 T = TypeVar("T")
@@ -33,11 +33,6 @@ NOT_YET: Mapping[str, Gap] = {
         "the host's network is not available in this version",
         'write mode = "private" (own address, the outside through NAT) or mode = "none"',
         frozenset({NetworkMode.HOST}),
-    ),
-    "preempt.mode": Gap(
-        "preemption is not available in this version",
-        'remove it or write mode = "off"',
-        frozenset({PreemptMode.SUSPEND, PreemptMode.REQUEUE, PreemptMode.CANCEL}),
     ),
 }
 

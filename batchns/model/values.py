@@ -97,13 +97,20 @@ def parse_array(text: str) -> Array:
 
 
 def parse_dependency(text: str) -> tuple[Dependency, ...]:
-    """One edge per name, from "afterok:prep" or "afterany:a:b"."""
+    """One edge per name, from "afterok:prep" or "afterany:a:b"; one without a name from "singleton"."""
     word, *names = text.split(":")
     conditions = [condition.value for condition in Condition]
+    alone = Condition.SINGLETON.value
     if word not in conditions:
         near = did_you_mean(word, conditions)
-        hint = f'did you mean "{near}:NAME"?' if near else f'write one of {", ".join(conditions)}, as "afterok:NAME"'
+        form = near if near == alone else f"{near}:NAME"
+        hint = f'did you mean "{form}"?' if near else f'write one of {", ".join(conditions)}, as "afterok:NAME"'
         raise UserError(f"{quote(word)} is no condition", hint)
+    if word == alone:
+        if names:
+            what = f"{quote(text)} names a job"
+            raise UserError(what, f'write "{alone}": it waits for jobs of its own name and user')
+        return (Dependency(Condition.SINGLETON, ""),)
     if not names:
         raise UserError(f"{quote(text)} names no job", f'write "{word}:NAME"')
     for name in names:

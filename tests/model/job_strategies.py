@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from ipaddress import IPv4Network, IPv6Network
+from signal import SIGRTMAX, valid_signals
 from typing import Any
 
 from attrs import evolve
@@ -21,10 +23,13 @@ from batchns.model.job import (
     Network,
     NetworkMode,
     Preempt,
+    PreemptMode,
     Resources,
+    WarnSignal,
 )
-from batchns.model.job_table import cpu_list
+from batchns.model.job_parts import cpu_list
 from batchns.model.reach import HostPorts, Jobs, format_target
+from batchns.model.signals import UNSTOPPABLE, signal_name
 
 CONFIG = Config(
     node=Node(resources={"gpus": 8}),
@@ -80,6 +85,30 @@ ARRAYS = st.builds(
     st.sets(st.integers(0, 999_999), min_size=1, max_size=10).map(lambda indices: tuple(sorted(indices))),
     maybe(st.integers(1, 1000)),
 )
+EDGES = st.just(Dependency(Condition.SINGLETON, "")) | st.builds(
+    Dependency, st.sampled_from(sorted(set(Condition) - {Condition.SINGLETON}, key=str)), NAMES
+)
+MOMENTS = st.integers(32_000_000_000, 7_000_000_000_000).map(lambda ms: float(Fraction(ms, 1000)))
+WARNINGS = st.builds(WarnSignal, st.sampled_from(sorted({*valid_signals(), SIGRTMAX} - UNSTOPPABLE)).map(int), SECONDS)
+
+
+def consistent(job: JobSpec) -> JobSpec:
+    """The job without what its other keys rule out."""
+    if not job.max_retries:
+        job = evolve(job, retry_delay=0.0, retry_memory=1.0)
+    if job.array is None:
+        job = evolve(job, dependency=tuple(e for e in job.dependency if e.condition is not Condition.AFTERCORR))
+    if job.begin is not None:  # one moment, or one duration
+        job = evolve(job, begin_after=None)
+    if job.deadline is not None:
+        job = evolve(job, deadline_after=None)
+    if (job.begin or 0) >= (job.deadline or 10**18) or (job.begin_after or 0) >= (job.deadline_after or 10**18):
+        job = evolve(job, deadline=None, deadline_after=None)
+    if job.warn is not None and job.warn.before >= (job.time_limit or 0):
+        job = evolve(job, time_limit=float(int(job.warn.before) + 1))
+    return job
+
+
 JOBS = st.builds(
     JobSpec,
     name=NAMES,
@@ -94,15 +123,23 @@ JOBS = st.builds(
     priority=st.integers(0, 100),
     time_limit=maybe(SECONDS),
     array=maybe(ARRAYS),
-    dependency=st.lists(st.builds(Dependency, st.sampled_from(Condition), NAMES), max_size=3, unique=True).map(tuple),
+    dependency=st.lists(EDGES, max_size=3, unique=True).map(tuple),
     max_retries=st.integers(0, 100),
+    retry_delay=st.just(0.0) | SECONDS,
+    retry_memory=st.integers(100, 1600).map(lambda percent: percent / 100),
+    begin=maybe(MOMENTS),
+    begin_after=maybe(SECONDS),
+    deadline=maybe(MOMENTS),
+    deadline_after=maybe(SECONDS),
+    hold=st.booleans(),
+    warn=maybe(WARNINGS),
     stdout=maybe(PATHS.map(lambda path: path + "/%x-%j_%A.%a.%r%%")),
     stderr=maybe(PATHS),
     resources=RESOURCES,
     network=NETWORKS,
     isolation=ISOLATIONS,
-    preempt=st.builds(Preempt, grace_time=maybe(SECONDS)),
-) | st.builds(JobSpec, name=NAMES, script=TEXT.map(lambda text: f"#!/bin/sh\n{text}"), cwd=PATHS)
+    preempt=st.builds(Preempt, mode=maybe(st.sampled_from(PreemptMode)), grace_time=maybe(SECONDS)),
+).map(consistent) | st.builds(JobSpec, name=NAMES, script=TEXT.map(lambda text: f"#!/bin/sh\n{text}"), cwd=PATHS)
 
 
 def to_table(job: JobSpec) -> dict[str, Any]:
@@ -113,6 +150,17 @@ def to_table(job: JobSpec) -> dict[str, Any]:
 
     def written(value: float | int | None, unit: str, scale: int = 1) -> str | None:
         return None if value is None else f"{round(value * scale)}{unit}"
+
+    def when(moment: float | None, after: float | None) -> str | None:
+        if moment is None:
+            return after and f"+{written(after, 'ms', 1000)}"
+        zone = timezone(timedelta(minutes=30 * (round(moment) % 29 - 14)))  # any offset is the same moment
+        return (
+            (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=round(moment * 1000))).astimezone(zone).isoformat()
+        )
+
+    def named(edge: Dependency) -> str:
+        return f"{edge.condition.value}:{edge.name}".removesuffix(":")
 
     asked = job.resources
     array = job.array and ",".join(map(str, job.array.indices)) + (
@@ -128,8 +176,14 @@ def to_table(job: JobSpec) -> dict[str, Any]:
         priority=job.priority,
         time_limit=written(job.time_limit, "ms", 1000),
         array=array,
-        dependency=[f"{edge.condition.value}:{edge.name}" for edge in job.dependency],
+        dependency=[named(edge) for edge in job.dependency],
         max_retries=job.max_retries,
+        retry_delay=written(job.retry_delay, "ms", 1000),
+        retry_memory=job.retry_memory,
+        begin=when(job.begin, job.begin_after),
+        deadline=when(job.deadline, job.deadline_after),
+        hold=job.hold,
+        warn_signal=job.warn and f"{signal_name(job.warn.signal)}@{written(job.warn.before, 'ms', 1000)}",
         stdout=job.stdout,
         stderr=job.stderr,
         resources=given(
@@ -153,5 +207,7 @@ def to_table(job: JobSpec) -> dict[str, Any]:
             binds=[f"{bind.source}:{bind.target}{':ro' if bind.read_only else ''}" for bind in job.isolation.binds],
             identity=job.isolation.identity and job.isolation.identity.value,
         ),
-        preempt=given(mode=job.preempt.mode.value, grace_time=written(job.preempt.grace_time, "ms", 1000)),
+        preempt=given(
+            mode=job.preempt.mode and job.preempt.mode.value, grace_time=written(job.preempt.grace_time, "ms", 1000)
+        ),
     )

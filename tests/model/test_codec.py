@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from batchns.model.job import (
     JobSpec,
     Network,
     Preempt,
+    PreemptMode,
     Resources,
+    WarnSignal,
 )
 from batchns.model.job_table import job_table
 from batchns.model.kinds import Table
@@ -39,8 +42,14 @@ queue = "urgent"
 priority = 60
 time_limit = "2h30m"
 array = "0-4:2,9%2"
-dependency = ["afterok:prep:fetch", "afterany:clean"]
+dependency = ["afterok:prep:fetch", "afterany:clean", "aftercorr:part", "singleton"]
 max_retries = 2
+retry_delay = "30s"
+retry_memory = 1.5
+begin = "2026-12-01T08:00Z"
+deadline = "+8h"
+hold = true
+warn_signal = "USR1@60s"
 stdout = "logs/%x-%j.out"
 stderr = "/var/log/%x.err"
 
@@ -65,7 +74,7 @@ binds = ["/data:/data", "/opt//x/./y:/opt:ro"]
 identity = "private"
 
 [preempt]
-mode = "off"
+mode = "requeue"
 grace_time = "15s"
 """
 
@@ -89,8 +98,16 @@ def test_every_key_arrives() -> None:
                 Dependency(Condition.AFTEROK, "prep"),
                 Dependency(Condition.AFTEROK, "fetch"),
                 Dependency(Condition.AFTERANY, "clean"),
+                Dependency(Condition.AFTERCORR, "part"),
+                Dependency(Condition.SINGLETON, ""),
             ),
             max_retries=2,
+            retry_delay=30.0,
+            retry_memory=1.5,
+            begin=1796112000.0,
+            deadline_after=28800.0,
+            hold=True,
+            warn=WarnSignal(signal.SIGUSR1, 60.0),
             stdout="/home/ada/logs/%x-%j.out",
             stderr="/var/log/%x.err",
             resources=Resources(
@@ -108,7 +125,7 @@ def test_every_key_arrives() -> None:
             isolation=Isolation(
                 binds=(Bind("/data", "/data"), Bind("/opt/x/y", "/opt", True)), identity=Identity.PRIVATE
             ),
-            preempt=Preempt(grace_time=15.0),
+            preempt=Preempt(mode=PreemptMode.REQUEUE, grace_time=15.0),
             source="f.toml:2",
         )
     ]
@@ -203,7 +220,11 @@ def test_pieces_of_job_files_give_jobs_or_messages(text: str) -> None:
 
 
 KEYS = st.sampled_from(
-    ["job", "name", "command", "env", "array", "resources", "memory", "cpus", "network", "mode", "isolation", "binds"]
+    [
+        "job", "name", "command", "env", "array", "resources", "memory", "cpus", "network", "mode", "isolation",
+        "binds", "queue", "priority", "time_limit", "dependency", "begin", "deadline", "warn_signal",
+        "retry_memory", "preempt"
+    ]
 )
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.datetimes()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
@@ -228,6 +249,7 @@ def test_the_tables_have_every_field_of_the_model_and_no_other() -> None:
         below = table.fields[name].kind
         assert isinstance(below, Table)
         keys[model] = set(below.fields)
-    not_keys = {JobSpec: {"source"}, Resources: {"named"}}
+    not_keys = {JobSpec: {"source", "begin_after", "deadline_after"}, Resources: {"named"}}
+    keys[JobSpec] = {{"warn_signal": "warn"}.get(key, key) for key in keys[JobSpec]}
     for model, known in keys.items():
         assert known == {attribute.name for attribute in fields(model)} - not_keys.get(model, set())

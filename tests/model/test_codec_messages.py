@@ -18,8 +18,10 @@ CONFIG = Config(
 HEAD = 'name = "x"\ncommand = ["true"]\n'
 KEYS_OF_A_JOB = (
     "name, command, script, cwd, env, queue, priority, time_limit, array, dependency, max_retries, stdout, stderr, "
-    "resources, network, isolation, preempt"
+    "begin, deadline, hold, warn_signal, retry_delay, retry_memory, resources, network, isolation, preempt"
 )
+MOMENT = 'write for example "2026-12-01T08:00", or "+2h" after it was submitted'
+WARN = 'write "USR1@60s"'
 NAME = "is not a name - write 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
 
 
@@ -37,7 +39,7 @@ def parse(text: str, folder: str = "/home/ada") -> list[JobSpec]:
     return parse_jobs(text.encode(), file="f.toml", folder=folder, config=CONFIG)
 
 
-# The line of the mistake is 3: the first below HEAD.
+# The line of the mistake is 3: the first below HEAD. Other keys that it takes follow on lines of their own.
 IN_A_JOB = [
     ("comand = 1", "comand: unknown key - did you mean command?"),
     ("zzz = 1", f"zzz: unknown key - the keys here are {KEYS_OF_A_JOB}"),
@@ -112,11 +114,88 @@ IN_A_JOB = [
     ('dependency = ["aftrok:a"]', 'dependency[0]: "aftrok" is no condition - did you mean "afterok:NAME"?'),
     (
         'dependency = ["x:a"]',
-        'dependency[0]: "x" is no condition - write one of after, afterok, afternotok, afterany, as "afterok:NAME"',
+        'dependency[0]: "x" is no condition - write one of after, afterok, afternotok, afterany, aftercorr, singleton, '
+        'as "afterok:NAME"',
     ),
     ('dependency = ["afterok"]', 'dependency[0]: "afterok" names no job - write "afterok:NAME"'),
     ('dependency = ["afterok:a:"]', f'dependency[0]: "" {NAME}'),
     ('dependency = ["afterok:a;b"]', f'dependency[0]: "a;b" {NAME}'),
+    ('dependency = ["singletn"]', 'dependency[0]: "singletn" is no condition - did you mean "singleton"?'),
+    (
+        'dependency = ["singleton:a"]',
+        'dependency[0]: "singleton:a" names a job - write "singleton": it waits for jobs of its own name and user',
+    ),
+    (
+        'dependency = ["aftercorr:a"]',
+        "dependency: aftercorr waits for the task of the same index, and this job has no array - "
+        'write afterok, or array = "0-9" besides',
+    ),
+    # begin, deadline, hold
+    ("begin = 8", f"begin: must be a moment, not 8 - {MOMENT}"),
+    ("begin = 2026-12-01", f"begin: must be a moment, not a day without a time - {MOMENT}"),
+    ("begin = 08:00:00", f"begin: must be a moment, not a date or time - {MOMENT}"),
+    ('begin = "tomorrow"', f'begin: "tomorrow" is no moment - {MOMENT}'),
+    ('begin = ""', f'begin: "" is no moment - {MOMENT}'),
+    ('begin = "2026-12-01"', 'begin: "2026-12-01" names a day without a time - write "2026-12-01T08:00"'),
+    ('begin = "8:00"', 'begin: "8:00" names a time without a day - write "2026-12-01T08:00", with the day'),
+    (
+        'begin = "2026-13-01T08:00"',
+        f'begin: "2026-13-01T08:00" does not exist: month must be in 1..12 - {MOMENT}',
+    ),
+    (
+        'deadline = "0001-01-01T00:00"',
+        'deadline: "0001-01-01T00:00" is out of range - write a year from 1971 to 2199',
+    ),
+    (
+        "deadline = 9999-12-31T23:59:59-12:00",
+        'deadline: "9999-12-31 23:59:59-12:00" is out of range - write a year from 1971 to 2199',
+    ),
+    ('deadline = "90"', 'deadline: "90" has no unit - write "90s", "90m" or "90h"'),
+    ('deadline = "+0s"', 'deadline: "+0s" is too small - write at least "1ms", or remove it'),
+    ('deadline = "+1x"', 'deadline: "1x" has an unknown unit - the units are d, h, m, s and ms'),
+    (
+        'begin = "2026-12-01T08:00Z"\ndeadline = "2026-12-01T09:00+01:00"',
+        "begin: is not before the deadline - write an earlier begin or a later deadline",
+    ),
+    (
+        'begin = "+2h"\ndeadline = "1h"',
+        "begin: is not before the deadline - write an earlier begin or a later deadline",
+    ),
+    ("hold = 1", "hold: must be true or false, not 1 - write true or false, without quotes"),
+    # warnings
+    ("warn_signal = 10", 'warn_signal: must be a string, not 10 - write "USR1@60s"'),
+    ('warn_signal = "USR1"', f'warn_signal: "USR1" does not say how long before the time limit - {WARN}'),
+    ('warn_signal = "USR1@60"', 'warn_signal: "USR1@60" has no unit - write "USR1@60s" or "USR1@60m"'),
+    ('warn_signal = "USR1@0s"', f'warn_signal: "USR1@0s" is not before the time limit - {WARN}'),
+    ('warn_signal = "10@60s"', 'warn_signal: "10" is no signal - did you mean "USR1"?'),
+    ('warn_signal = "sigusr1@60s"', 'warn_signal: "sigusr1" is no signal - did you mean "USR1"?'),
+    ('warn_signal = "@60s"', 'warn_signal: "" is no signal - write its name: "USR1", "TERM", "RTMIN+1"'),
+    ('warn_signal = "USR1+1@60s"', 'warn_signal: "USR1+1" is no signal - write its name: "USR1", "TERM", "RTMIN+1"'),
+    *(
+        (
+            f'warn_signal = "{name}@60s"',
+            f'warn_signal: "{name}" cannot be handled by any process - write for example "USR1" or "TERM"',
+        )
+        for name in ("KILL", "SIGSTOP")
+    ),
+    (
+        'warn_signal = "USR1@60s"',
+        'warn_signal: there is no time limit to warn before - write time_limit = "2h" besides',
+    ),
+    (
+        'warn_signal = "USR1@1m"\ntime_limit = "30s"',
+        "warn_signal: 1m before a time limit of 30s is before it begins - "
+        "write a shorter time behind @, or a longer time_limit",
+    ),
+    # retries
+    ('retry_delay = "30s"', "retry_delay: there are no retries - write max_retries = 2 besides, or remove it"),
+    (
+        "retry_memory = 1.5\nmax_retries = 0",
+        "retry_memory: there are no retries with max_retries = 0 - write max_retries = 2 besides, or remove it",
+    ),
+    ("retry_memory = 0.5\nmax_retries = 1", "retry_memory: 0.5 is out of range - write 1 to 16"),
+    ("retry_memory = 17\nmax_retries = 1", "retry_memory: 17 is out of range - write 1 to 16"),
+    ("retry_delay = 30\nmax_retries = 1", 'retry_delay: "30" has no unit - write "30s", "30m" or "30h"'),
     # resources
     ("resources = 1", "resources: must be a table, not 1 - write its keys below a [resources] line"),
     ("resources.memory = 4", 'resources.memory: "4" has no unit - write "4MiB" or "4GiB"'),
@@ -257,12 +336,10 @@ IN_A_JOB = [
         'isolation.identity = "selv"',
         'isolation.identity: must be one of self, root, private, not "selv" - did you mean "self"?',
     ),
-    *(
-        (
-            f'preempt.mode = "{mode}"',
-            'preempt.mode: preemption is not available in this version - remove it or write mode = "off"',
-        )
-        for mode in ("suspend", "requeue", "cancel")
+    (
+        'preempt.mode = "kill"',
+        'preempt.mode: must be one of suspend, requeue, cancel, off, not "kill" - '
+        'write "suspend" or "requeue" or "cancel" or "off"',
     ),
     ("preempt.grace_time = 10", 'preempt.grace_time: "10" has no unit - write "10s", "10m" or "10h"'),
 ]

@@ -10,9 +10,10 @@ import pytest
 
 from batchns.model.codec import check_dependencies, parse_jobs
 from batchns.model.config import Config
-from batchns.model.config_table import QUEUE, config_table, parse_config
+from batchns.model.config_table import config_table, parse_config
 from batchns.model.job_table import job_table
 from batchns.model.kinds import Table
+from batchns.model.queue_table import PER_JOB, PER_USER, QUEUE, TOTAL
 
 DOCS = Path(__file__).parents[2] / "docs"
 JOB_PAGE = (DOCS / "job-file.md").read_text()
@@ -44,7 +45,7 @@ SECTIONS = [
     (JOB_PAGE, "Keys of a job", JOB),
     *((JOB_PAGE, f"[{name}]", table) for name, table in tables_of(JOB).items()),
     *((CONFIG_PAGE, f"[{name}]", table) for name, table in tables_of(config_table()).items()),
-    (CONFIG_PAGE, "[queues.NAME]", QUEUE),
+    *((CONFIG_PAGE, "[queues.NAME]", table) for table in (QUEUE, PER_JOB, PER_USER, TOTAL)),
 ]
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 from ipaddress import IPv4Network
 
 import pytest
 
 from batchns.model.config import Config, Node
-from batchns.model.job import Bind, Isolation, JobSpec, Network, NetworkMode, Preempt, Resources
+from batchns.model.job import (
+    Bind,
+    Condition,
+    Dependency,
+    Isolation,
+    JobSpec,
+    Network,
+    NetworkMode,
+    Preempt,
+    PreemptMode,
+    Resources,
+    WarnSignal,
+)
 from batchns.model.options import PLACES, job_from_options
 from batchns.model.problems import JobFileErrors
 from batchns.model.reach import Jobs
@@ -55,6 +68,14 @@ def test_every_option_arrives() -> None:
         bind=("/a:/b:ro", "/c:/d"),
         grace_time="2s",
         stdout="%j.out",
+        dependency=("singleton",),
+        begin="2026-12-01T08:00Z",
+        deadline="+8h",
+        hold=True,
+        warn_signal="USR1@30s",
+        retry_delay="5s",
+        retry_memory="1.5",
+        preempt="requeue",
     ) == JobSpec(
         name="x",
         command=("/bin/echo", "hi"),
@@ -64,6 +85,13 @@ def test_every_option_arrives() -> None:
         time_limit=90.0,
         max_retries=1,
         stdout="/home/ada/%j.out",
+        dependency=(Dependency(Condition.SINGLETON, ""),),
+        begin=1796112000.0,
+        deadline_after=28800.0,
+        hold=True,
+        warn=WarnSignal(signal.SIGUSR1, 30.0),
+        retry_delay=5.0,
+        retry_memory=1.5,
         resources=Resources(
             cpus=0.5,
             cpuset=(0, 1),
@@ -77,7 +105,7 @@ def test_every_option_arrives() -> None:
         ),
         network=Network(egress=10**7, ingress=2 * 10**7, allow=(Jobs(), IPv4Network("192.0.2.1"))),
         isolation=Isolation(binds=(Bind("/a", "/b", True), Bind("/c", "/d"))),
-        preempt=Preempt(grace_time=2.0),
+        preempt=Preempt(mode=PreemptMode.REQUEUE, grace_time=2.0),
     )
 
 
@@ -122,6 +150,18 @@ def test_what_is_not_given_is_not_asked_for() -> None:
                 '--bind: "x" names no place inside the job - write "SRC:DST", for example "/data:/data"',
                 '--time-limit: "1" has no unit - write "1s", "1m" or "1h"',
             ],
+        ),
+        (
+            {"warn_signal": "USR1@60", "begin": "08:00", "retry_delay": "1s"},
+            [
+                '--warn-signal: "USR1@60" has no unit - write "USR1@60s" or "USR1@60m"',
+                '--begin: "08:00" names a time without a day - write "2026-12-01T08:00", with the day',
+                "--retry-delay: there are no retries - write max_retries = 2 besides, or remove it",
+            ],
+        ),
+        (
+            {"warn_signal": "USR1@60s"},
+            ['--warn-signal: there is no time limit to warn before - write time_limit = "2h" besides'],
         ),
         (
             {"network": "none", "egress": "1mbit"},

@@ -13,6 +13,7 @@ from job_strategies import JOBS, to_table
 from jsonschema import Draft202012Validator
 from test_codec import FULL
 from test_codec_messages import HEAD, IN_A_JOB
+from test_config_file import MISTAKES, SETTINGS
 
 from batchns.model.job import JobSpec
 from batchns.model.schema import FOLDER, config_schema, job_schema, rendered, write
@@ -26,7 +27,9 @@ BEYOND = (
     "more than 10000", "in any kernel", "too small", "but cpuset names", "unknown key - other resources", "holds a NUL",
     "control character", "no number of tasks", "three decimals", "4095 bytes", "would cover", "begins with ~",
     "is a folder", "is no pattern", "did you mean gpus?", "not 5.0", "nan is out", "64 bits", 'holds ".."',
-    "not allowed on this", "ports are 1", "not written as a range", "is not outside",
+    "not allowed on this", "ports are 1", "not written as a range", "is not outside", "has no array", "does not exist",
+    "is not before the", "out of range - write a year", "no time limit", "a time limit of", "there are no retries",
+    "cannot be handled", '"USR1+1"', "must be a moment, not a", "deadline: \"+0s\"",
 )  # fmt: skip
 
 
@@ -107,3 +110,23 @@ def test_settings_pass_and_mistakes_in_them_fail() -> None:
     assert CONFIG.is_valid(tomli.loads(EXAMPLE.read_text()))
     for text in ("[nod]", "node.memory = 64", 'node.egress = "1Gbps"', "queues.'a b' = {}", "network.mtu = 1"):
         assert not CONFIG.is_valid(tomli.loads(text))
+
+
+def test_every_setting_passes() -> None:
+    assert [error.message for error in CONFIG.iter_errors(tomli.loads(SETTINGS))] == []
+
+
+# What JSON Schema cannot know of settings: what one key demands of another, and what is on this machine.
+BEYOND_SETTINGS = (
+    "there is no queue", "cannot preempt itself", "is more than per_job", "needs the shortest", "is above freeze_above",
+    "that every job file has", "beyond the prefix", "is reserved", "is not written as", "not for every job",
+    "cannot be reached", "go beyond the last id", "is too small", "none of what can be allowed",
+    "is not an IPv4 network", "is not an IPv6 network",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [c for c in MISTAKES if not any(words in c[1] for words in BEYOND_SETTINGS)]
+)
+def test_what_the_parser_refuses_of_settings_fails(line: str, message: str) -> None:
+    assert not CONFIG.is_valid(tomli.loads(line))

@@ -1,9 +1,9 @@
 """The policies that have a name: settings of the scheduler as the literature knows them.
 
 fcfs: strictly in order. easy: the first waiting job has a reservation, others may go ahead if they do not delay it
-(Lifka, "The ANL/IBM SP Scheduling System", 1995). easy-sjbf: of those the shortest first (Tsafrir, Etsion and Feitelson,
-2007). conservative: every waiting job has a reservation (Mu'alem and Feitelson, 2001). preemptive: batchns's own, where
-a job that is sooner over takes the place of one that is later over, which is frozen meanwhile.
+(Lifka, "The ANL/IBM SP Scheduling System", 1995). easy-sjbf: of those the shortest first (Tsafrir, Etsion and
+Feitelson, 2007). conservative: every waiting job has a reservation (Mu'alem and Feitelson, 2001). preemptive:
+batchns's own, where a job that is sooner over takes the place of one that is later over, which is frozen meanwhile.
 """
 
 from __future__ import annotations

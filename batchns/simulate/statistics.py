@@ -43,7 +43,8 @@ def summarise(outcome: Outcome) -> Statistics:
     numbers = [number for number, start in enumerate(started) if start == start]
     count = len(numbers)
     waits = sorted(ended[n] - submitted[n] - ran[n] for n in numbers)
-    slowdowns = sorted(max(1.0, (ended[n] - submitted[n]) / max(ran[n], SHORTEST_RUN)) for n in numbers)
+    every = slowdowns(outcome)
+    slowed = sorted(every[n] for n in numbers)
     makespan = max((ended[n] for n in numbers), default=0.0) - min((submitted[n] for n in numbers), default=0.0)
     used = sum(ran[n] * demand[n].cpus for n in numbers) + outcome.lost
     return Statistics(
@@ -53,14 +54,20 @@ def summarise(outcome: Outcome) -> Statistics:
         wait_p50=percentile(waits, 50),
         wait_p90=percentile(waits, 90),
         wait_max=percentile(waits, 100),
-        bounded_slowdown_mean=sum(slowdowns) / max(count, 1),
-        bounded_slowdown_p99=percentile(slowdowns, 99),
+        bounded_slowdown_mean=sum(slowed) / max(count, 1),
+        bounded_slowdown_p99=percentile(slowed, 99),
         utilization=used / (workload.cpus * makespan) if makespan else 0.0,
         makespan=makespan,
         preemptions=outcome.preemptions,
         frozen_mean=sum(outcome.frozen[n] for n in numbers) / max(count, 1),
         frozen_max=max((outcome.frozen[n] for n in numbers), default=0.0),
     )
+
+
+def slowdowns(outcome: Outcome) -> list[float]:
+    """The bounded slowdown of each job of the workload."""
+    columns = zip(outcome.ended, outcome.workload.submitted, outcome.ran, strict=True)
+    return [max(1.0, (end - submit) / max(ran, SHORTEST_RUN)) for end, submit, ran in columns]
 
 
 def percentile(ascending: Sequence[float], rank: float) -> float:

@@ -9,20 +9,29 @@ matplotlib is imported here and nowhere else: it is an extra, `batchns[plot]`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from batchns.simulate.engine import Outcome, Segment
+from batchns.simulate.statistics import slowdowns
 
-QUEUED, RUNNING, FROZEN, INK = "#b8b8b8", "#0072b2", "#e69f00", "#404040"
-# Neighbours get different ones; the colours of the states are not among them.
-JOBS = ("#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#8da0cb", "#a6d854")
+QUEUED, RUNNING, FROZEN, INK = "#b8b8b8", "#0072b2", "#cc79a7", "#404040"
+# A job's colour on its CPUs: what it paid. (bounded slowdown below this, colour, name in the legend)
+SLOWDOWNS = (
+    (2.0, "#cfe3f1", "slowdown below 2"),
+    (10.0, "#7fb8dd", "below 10"),
+    (100.0, "#e69f00", "below 100"),
+    (inf, "#d55e00", "100 and more"),
+)
 MANY = 400  # jobs; of more, rectangles have no edges and are drawn as pixels in SVG, too
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+_Span = tuple[int, float, float]
 _Line = tuple[tuple[float, float], tuple[float, float]]
 
 
@@ -64,9 +73,10 @@ class _Scale:
 def _draw_cpus(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     """Each time that a job held CPUs, and each run of neighbouring ones among them, is a rectangle."""
     shapes, colours = [], []
+    paid = [_colour(value) for value in slowdowns(outcome)]
     for segment in outcome.segments:
         left, right = scale(segment.begin), scale(segment.end)
-        colour = JOBS[segment.number % len(JOBS)]
+        colour = paid[segment.number]
         for low, high in ranges(segment.cpus):
             shapes.append(((left, low), (right, low), (right, high), (left, high)))
             colours.append(colour)
@@ -76,10 +86,31 @@ def _draw_cpus(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     cpus = outcome.workload.cpus
     panel.set_ylim(0, cpus)
     panel.set_ylabel("CPU")
+    _legend(panel, [(colour, name) for _, colour, name in SLOWDOWNS])
     if cpus <= 16:
         panel.set_yticks([cpu + 0.5 for cpu in range(cpus)], [str(cpu) for cpu in range(cpus)])
     if not many:
         _label_jobs(panel, outcome, scale)
+
+
+def _colour(slowdown: float) -> str:
+    return next((colour for bound, colour, _ in SLOWDOWNS if slowdown < bound), SLOWDOWNS[-1][1])
+
+
+def _legend(panel: Any, entries: Sequence[tuple[str, str]]) -> None:
+    """Above the panel, to the right: it covers nothing."""
+    handles = [Patch(facecolor=colour, label=name) for colour, name in entries]
+    panel.legend(
+        handles=handles,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0.1,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 
 def _label_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
@@ -111,27 +142,28 @@ def _draw_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     count = len(outcome.workload)
     points = 200 / max(count, 1)  # that the panel's height gives to one job
     width = min(6.0, max(0.5, 0.75 * points))
-    for spans, colour, name in ((queued, QUEUED, "queued"), (running, RUNNING, "running"), (frozen, FROZEN, "frozen")):
-        lines: list[_Line] = [((scale(left), row), (scale(right), row)) for row, left, right in spans]
-        if lines or name != "frozen":
-            panel.add_collection(
-                LineCollection(lines, colors=colour, linewidths=width, capstyle="butt", rasterized=count > MANY)
-            )
-            panel.plot([], [], color=colour, linewidth=5, label=name)
-    panel.set_ylim(count - 0.5, -0.5)
+    entries = [(QUEUED, "queued"), (RUNNING, "running"), (FROZEN, "frozen")]
+    for spans, (colour, _) in zip((queued, running, frozen), entries, strict=True):
+        lines: list[_Line] = [((scale(left), row + 1), (scale(right), row + 1)) for row, left, right in spans]
+        panel.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width, capstyle="butt", rasterized=count > MANY)
+        )
+    _legend(panel, entries if frozen else entries[:2])
+    panel.set_ylim(count + 0.5, 0.5)
     panel.set_ylabel("job, by submission")
     panel.yaxis.get_major_locator().set_params(integer=True)
-    panel.legend(loc="lower left", frameon=False, fontsize=9, ncols=3, bbox_to_anchor=(0, 1.0), borderaxespad=0.1)
 
 
-def _spans(outcome: Outcome) -> tuple[list[tuple[int, float, float]], ...]:
+def _spans(outcome: Outcome) -> tuple[list[_Span], list[_Span], list[_Span]]:
     """(number, begin, end) of what was queued, running, and in between."""
     by_job: dict[int, list[Segment]] = {}
     for segment in outcome.segments:
         by_job.setdefault(segment.number, []).append(segment)
-    queued, running, frozen = [], [], []
+    queued: list[_Span] = []
+    running: list[_Span] = []
+    frozen: list[_Span] = []
     for number, submitted in enumerate(outcome.workload.submitted):
-        parts = by_job.get(number, ())
+        parts = by_job.get(number, [])
         moment = submitted
         for part in parts:
             if part.begin > moment:
@@ -156,10 +188,10 @@ def _draw_load(panel: Any, outcome: Outcome, scale: _Scale) -> None:
 
 def _steps(parts: Iterable[tuple[float, float, float]]) -> list[tuple[float, float]]:
     """The sum of levels over time: (moment, level from then on)."""
-    changes: Counter[float] = Counter()
+    changes: defaultdict[float, float] = defaultdict(float)
     for begin, end, level in parts:
-        changes[begin] += level  # type: ignore[assignment]
-        changes[end] -= level  # type: ignore[assignment]
+        changes[begin] += level
+        changes[end] -= level
     level = 0.0
     steps = []
     for moment in sorted(changes):

@@ -2,7 +2,9 @@
 
 It counts free processors only. EASY (Lifka 1995; Mu'alem and Feitelson 2001): the first job that does not fit gets a
 reservation at the moment when, by the estimates, enough processors are free (the shadow time); another job may start
-now if it ends by then, or takes no more than the processors that are to spare at that moment.
+now if it ends by then, or takes no more than the processors that are to spare at that moment. Conservative: at every
+moment all waiting jobs are planned anew in their order, each as early as those before it allow; who is planned for now
+starts.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Running(NamedTuple):
 
 
 def simulate(jobs: Sequence[Asked], processors: int, policy: str) -> list[float]:
-    """The start of each job under `policy`: "fcfs", "easy" or "easy-sjbf" (the shortest job is backfilled first)."""
+    """The start of each job under "fcfs", "easy", "easy-sjbf" (the shortest is backfilled first) or "conservative"."""
     starts = [math.nan] * len(jobs)
     coming = sorted(range(len(jobs)), key=lambda number: jobs[number].submit)
     queue: list[int] = []
@@ -49,6 +51,10 @@ def simulate(jobs: Sequence[Asked], processors: int, policy: str) -> list[float]
         running[:] = [job for job in running if job.end > now]
         while coming and jobs[coming[0]].submit <= now:
             queue.append(coming.pop(0))
+        if policy == "conservative":
+            for number in _planned_for(now, [(number, jobs[number]) for number in queue], processors, running):
+                start(number, now)
+            continue
         while queue and jobs[queue[0]].processors <= free:
             start(queue[0], now)
         if not queue or policy == "fcfs":
@@ -76,6 +82,24 @@ def _reservation(needed: int, free: int, running: Sequence[Running]) -> tuple[fl
         free += job.processors
         shadow = job.expected
     return shadow, free - needed
+
+
+def _planned_for(now: float, queue: Sequence[tuple[int, Asked]], processors: int, running: Sequence[Running]) -> list[int]:
+    """Which of the waiting jobs start now when each is planned as early as the ones before it allow."""
+    taken = [(now, job.expected, job.processors) for job in running]
+    found = []
+    for number, job in queue:
+        for begin in sorted({now, *(end for _, end, _ in taken)}):
+            moments = [begin, *(first for first, _, _ in taken if begin < first < begin + job.estimate)]
+            if all(
+                job.processors + sum(count for first, end, count in taken if first <= moment < end) <= processors
+                for moment in moments
+            ):
+                break
+        taken.append((begin, begin + job.estimate, job.processors))
+        if begin == now:
+            found.append(number)
+    return found
 
 
 def statistics(jobs: Sequence[Asked], processors: int, starts: Sequence[float]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -51,13 +52,16 @@ def draw(outcome: Outcome, file: str, title: str) -> None:
     _draw_cpus(top, outcome, scale)
     _draw_jobs(middle, outcome, scale)
     _draw_load(bottom, outcome, scale)
-    top.set_title(f"{title}: {len(workload):,} jobs on {workload.cpus:,} CPUs", loc="left", fontsize=12)
+    short = title if len(title) <= 44 else f"{title[:43]}…"  # beside it is the legend
+    head = f"{short}: {len(workload):,} jobs on {workload.cpus:,} CPUs"
+    top.set_title(head, loc="left", fontsize=11, parse_math=False)
     bottom.set_xlabel(f"{unit_name} since the first job was submitted")
     bottom.set_xlim(0, scale(begin + span) or 1)
     for panel in (top, middle, bottom):
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(colors=INK)
-    figure.savefig(file, dpi=130)
+    with rc_context({"svg.fonttype": "none"}):  # words stay words: they can be searched and copied
+        figure.savefig(file, dpi=130)
 
 
 class _Scale:
@@ -73,33 +77,34 @@ class _Scale:
 def _draw_cpus(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     """Each time that a job held CPUs, and each run of neighbouring ones among them, is a rectangle."""
     shapes, colours = [], []
-    paid = [_colour(value) for value in slowdowns(outcome)]
+    paid = [colour(value) for value in slowdowns(outcome)]
     for segment in outcome.segments:
         left, right = scale(segment.begin), scale(segment.end)
-        colour = paid[segment.number]
+        tint = paid[segment.number]
         for low, high in ranges(segment.cpus):
             shapes.append(((left, low), (right, low), (right, high), (left, high)))
-            colours.append(colour)
+            colours.append(tint)
     many = len(outcome.workload) > MANY
     edges = {"linewidths": 0} if many else {"edgecolors": "white", "linewidths": 0.8}
     panel.add_collection(PolyCollection(shapes, facecolors=colours, rasterized=many, **edges))
     cpus = outcome.workload.cpus
     panel.set_ylim(0, cpus)
     panel.set_ylabel("CPU")
-    _legend(panel, [(colour, name) for _, colour, name in SLOWDOWNS])
+    _legend(panel, [(tint, name) for _, tint, name in SLOWDOWNS])
     if cpus <= 16:
         panel.set_yticks([cpu + 0.5 for cpu in range(cpus)], [str(cpu) for cpu in range(cpus)])
     if not many:
         _label_jobs(panel, outcome, scale)
 
 
-def _colour(slowdown: float) -> str:
-    return next((colour for bound, colour, _ in SLOWDOWNS if slowdown < bound), SLOWDOWNS[-1][1])
+def colour(slowdown: float) -> str:
+    """What a job of this bounded slowdown is drawn in."""
+    return next((tint for bound, tint, _ in SLOWDOWNS if slowdown < bound), SLOWDOWNS[-1][1])
 
 
 def _legend(panel: Any, entries: Sequence[tuple[str, str]]) -> None:
     """Above the panel, to the right: it covers nothing."""
-    handles = [Patch(facecolor=colour, label=name) for colour, name in entries]
+    handles = [Patch(facecolor=tint, label=name) for tint, name in entries]
     panel.legend(
         handles=handles,
         loc="lower right",
@@ -122,7 +127,8 @@ def _label_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
         low, high = max(ranges(segment.cpus), key=lambda part: part[1] - part[0], default=(0, 0))
         left, right = scale(segment.begin), scale(segment.end)
         if (right - left) / width > 0.012 * len(text) and (high - low) / outcome.workload.cpus > 0.035:
-            panel.text((left + right) / 2, (low + high) / 2, text, ha="center", va="center", fontsize=8, color="black")
+            middle = ((left + right) / 2, (low + high) / 2)
+            panel.text(*middle, text, ha="center", va="center", fontsize=8, color="black", parse_math=False)
 
 
 def ranges(cpus: Sequence[int]) -> list[tuple[int, int]]:
@@ -138,15 +144,15 @@ def ranges(cpus: Sequence[int]) -> list[tuple[int, int]]:
 
 def _draw_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     """A line for each job, the first above: from its submission until it ran, while it ran, while it was frozen."""
-    queued, running, frozen = _spans(outcome)
+    queued, running, frozen = spans(outcome)
     count = len(outcome.workload)
     points = 200 / max(count, 1)  # that the panel's height gives to one job
     width = min(6.0, max(0.5, 0.75 * points))
     entries = [(QUEUED, "queued"), (RUNNING, "running"), (FROZEN, "frozen")]
-    for spans, (colour, _) in zip((queued, running, frozen), entries, strict=True):
-        lines: list[_Line] = [((scale(left), row + 1), (scale(right), row + 1)) for row, left, right in spans]
+    for parts, (tint, _) in zip((queued, running, frozen), entries, strict=True):
+        lines: list[_Line] = [((scale(left), row + 1), (scale(right), row + 1)) for row, left, right in parts]
         panel.add_collection(
-            LineCollection(lines, colors=colour, linewidths=width, capstyle="butt", rasterized=count > MANY)
+            LineCollection(lines, colors=tint, linewidths=width, capstyle="butt", rasterized=count > MANY)
         )
     _legend(panel, entries if frozen else entries[:2])
     panel.set_ylim(count + 0.5, 0.5)
@@ -154,7 +160,7 @@ def _draw_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     panel.yaxis.get_major_locator().set_params(integer=True)
 
 
-def _spans(outcome: Outcome) -> tuple[list[_Span], list[_Span], list[_Span]]:
+def spans(outcome: Outcome) -> tuple[list[_Span], list[_Span], list[_Span]]:
     """(number, begin, end) of what was queued, running, and in between."""
     by_job: dict[int, list[Segment]] = {}
     for segment in outcome.segments:
@@ -178,7 +184,7 @@ def _spans(outcome: Outcome) -> tuple[list[_Span], list[_Span], list[_Span]]:
 def _draw_load(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     """How many CPUs were in use, and how many more the jobs wanted that were submitted and not over."""
     demand = outcome.workload.demand
-    used = _steps((part.begin, part.end, demand[part.number].cpus) for part in outcome.segments)
+    used = steps((part.begin, part.end, demand[part.number].cpus) for part in outcome.segments)
     moments, levels = [scale(moment) for moment, _ in used], [level for _, level in used]
     panel.fill_between(moments, levels, step="post", color=RUNNING, alpha=0.75, linewidth=0)
     panel.axhline(outcome.workload.cpus, color=INK, linewidth=0.8, linestyle=":")
@@ -186,7 +192,7 @@ def _draw_load(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     panel.set_ylabel("CPUs in use")
 
 
-def _steps(parts: Iterable[tuple[float, float, float]]) -> list[tuple[float, float]]:
+def steps(parts: Iterable[tuple[float, float, float]]) -> list[tuple[float, float]]:
     """The sum of levels over time: (moment, level from then on)."""
     changes: defaultdict[float, float] = defaultdict(float)
     for begin, end, level in parts:

@@ -84,7 +84,9 @@ def _reservation(needed: int, free: int, running: Sequence[Running]) -> tuple[fl
     return shadow, free - needed
 
 
-def _planned_for(now: float, queue: Sequence[tuple[int, Asked]], processors: int, running: Sequence[Running]) -> list[int]:
+def _planned_for(
+    now: float, queue: Sequence[tuple[int, Asked]], processors: int, running: Sequence[Running]
+) -> list[int]:
     """Which of the waiting jobs start now when each is planned as early as the ones before it allow."""
     taken = [(now, job.expected, job.processors) for job in running]
     found = []

@@ -64,8 +64,11 @@ def simulate(
     """
     names = policies or (DEFAULT_POLICY,)
     for option, file in (("--starts", starts), ("--timeline", timeline)):
-        if file is not None and len(names) > 1:
+        if file is None:
+            continue
+        if len(names) > 1:
             raise click.UsageError(f"{option} takes the result of one policy - give one --policy")
+        _check_writable(option, file)
     if timeline is not None:
         _check_picture(timeline)
     configs = [(name, _policy(name)) for name in names]
@@ -87,6 +90,16 @@ def simulate(
         sys.exit(EXIT_INTERRUPTED)
     if not as_json:
         _print(trace, workload, results)
+
+
+def _check_writable(option: str, file: str) -> None:
+    """Before a simulation that may take minutes, whose result has to go there."""
+    path = Path(file)
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"{option} {printable(file)}: No such file or directory", "give a file in a folder that exists")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise UserError(f"{option} {printable(file)}: cannot be written", "give a file that can be written")
 
 
 def _check_picture(file: str) -> None:

@@ -30,6 +30,7 @@ SLOWDOWNS = (
     (100.0, "#e69f00", "below 100"),
     (inf, "#d55e00", "100 and more"),
 )
+FEW = 24  # jobs; up to so many, each line has the job's id beside it
 MANY = 400  # jobs; of more, rectangles have no edges and are drawn as pixels in SVG, too
 _UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 _Span = tuple[int, float, float]
@@ -157,7 +158,10 @@ def _draw_jobs(panel: Any, outcome: Outcome, scale: _Scale) -> None:
     _legend(panel, entries if frozen else entries[:2])
     panel.set_ylim(count + 0.5, 0.5)
     panel.set_ylabel("job, by submission")
-    panel.yaxis.get_major_locator().set_params(integer=True)
+    if count <= FEW:
+        panel.set_yticks(range(1, count + 1), list(outcome.workload.ids), parse_math=False)
+    else:
+        panel.yaxis.get_major_locator().set_params(integer=True)
 
 
 def spans(outcome: Outcome) -> tuple[list[_Span], list[_Span], list[_Span]]:

@@ -11,7 +11,7 @@ from attrs import evolve
 from batchns.core.actions import Action, Cancel, Freeze, Launch, Requeue, Stop, Thaw
 from batchns.core.decide import decide as core_decide
 from batchns.core.demand import Demand
-from batchns.core.job import Cause
+from batchns.core.job import Cause, Job
 from batchns.core.placement import Placement
 from batchns.core.reasons import Reason, Why
 from batchns.core.schedule import Schedule
@@ -217,37 +217,50 @@ def test_jobs_without_limit_or_with_shares_of_a_cpu_run_too():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_textbook_policy_on_this_clock_starts_every_job_when_the_textbook_does(seed):
-    """The clock alone: EASY is written here once more, on what the schedule says, and compared with the reference."""
+@pytest.mark.parametrize("policy", ["fcfs", "easy", "easy-sjbf"])
+def test_a_textbook_policy_on_this_clock_starts_every_job_when_the_textbook_does(policy, seed):
+    """The clock alone: the policy is written here once more, on what the schedule says."""
     jobs = generate.jobs(seed, 500, load=(0.7, 1.2)[seed % 2])
     work = read_swf(generate.swf(jobs).splitlines(keepends=True), "generated")
-    assert list(run(work, easy).started) == reference.simulate(jobs, generate.CPUS, "easy")
+    assert list(run(work, textbook(policy)).started) == reference.simulate(jobs, generate.CPUS, policy)
 
 
-def easy(schedule: Schedule, now: float) -> list[Action]:
-    """EASY; it knows running jobs by their deadlines."""
-    room, started = schedule.room(), []
-    running = [(schedule[job_id].deadline(), schedule[job_id].demand.whole) for job_id in schedule.active]
-    free = generate.CPUS - sum(count for _, count in running)
-    shadow = spare = None
-    for job in sorted((schedule[job_id] for job_id in schedule.pending), key=lambda job: job.order):
-        count, end = job.demand.whole, now + (job.bounds.time_limit or 0)
-        if shadow is None and count > free:
-            later = free
-            for moment in sorted({end for end, _ in running}):
-                later += sum(size for end, size in running if end == moment)
-                if later >= count:
-                    shadow, spare = moment, later - count
-                    break
-        elif count <= free and (shadow is None or end <= shadow or count <= spare):
-            free -= count
-            if shadow is not None and end > shadow:
-                spare -= count
-            running.append((end, count))
+def textbook(policy: str) -> Decide:
+    """FCFS and EASY as a `decide`; running jobs are known by their deadlines."""
+
+    def decide(schedule: Schedule, now: float) -> list[Action]:
+        room, answer = schedule.room(), []
+        running = [(schedule[job_id].deadline(), schedule[job_id].demand.whole) for job_id in schedule.active]
+        free = len(schedule.capacity.cpus) - sum(count for _, count in running)
+        waiting = sorted((schedule[job_id] for job_id in schedule.pending), key=lambda job: job.order)
+
+        def start(job: Job) -> None:
+            nonlocal free
+            free -= job.demand.whole
+            running.append((now + job.bounds.time_limit, job.demand.whole))
             placement = room.place(job.demand)
             room.take(job.demand, placement)
-            started.append(Launch(job.id, placement))
-    return started
+            answer.append(Launch(job.id, placement))
+
+        while waiting and waiting[0].demand.whole <= free:
+            start(waiting.pop(0))
+        if not waiting or policy == "fcfs":
+            return answer
+        shadow, later = now, free
+        while later < waiting[0].demand.whole:
+            shadow = min(end for end, _ in running if end > shadow)
+            later = free + sum(count for end, count in running if end <= shadow)
+        spare = later - waiting.pop(0).demand.whole
+        if policy == "easy-sjbf":
+            waiting.sort(key=lambda job: job.bounds.time_limit)
+        for job in waiting:
+            count, in_time = job.demand.whole, now + job.bounds.time_limit <= shadow
+            if count <= free and (in_time or count <= spare):
+                start(job)
+                spare -= 0 if in_time else count
+        return answer
+
+    return decide
 
 
 def test_queues_and_names_of_the_workload_are_those_of_the_jobs():

@@ -63,6 +63,14 @@ def test_its_title_axes_and_legend_are_words(tmp_path: Path) -> None:
     assert [word for word in words if word not in text] == []
 
 
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_equal_pictures_are_equal_files(tmp_path: Path, suffix: str) -> None:
+    one, other = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"
+    for file in (one, other):
+        timeline.draw(outcome(), str(file), "a trace")
+    assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_title_is_no_formula(tmp_path: Path) -> None:
     file = tmp_path / "picture.svg"
     timeline.draw(outcome(), str(file), r"$\frac{broken, $5")

@@ -71,12 +71,12 @@ def simulate(
         _check_writable(option, file)
     if timeline is not None:
         _check_picture(timeline)
-    configs = [(name, _policy(name)) for name in names]
-    # A simulation makes millions of objects and no cycles: looking for some took a fifth of the time.
-    gc.disable()
     try:
+        configs = [(name, _policy(name)) for name in names]
         workload = _workload(trace, cpus, config)
         results = []
+        # A simulation makes millions of objects that live on: looking for cycles among them took a fifth of the time.
+        gc.disable()
         for name, settings in configs:
             outcome, figures = _simulate(name, settings, workload, with_segments=timeline is not None)
             results.append((_short(name), figures))
@@ -86,6 +86,9 @@ def simulate(
                 _write(starts, _start_lines(outcome))
             if timeline is not None:
                 _draw(outcome, timeline, f"{Path(trace).name}, {_short(name)}")
+            del outcome  # before the next one is made: of a million jobs, each has its GiB
+            if len(names) > 1:
+                gc.collect()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     if not as_json:

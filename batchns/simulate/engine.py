@@ -27,6 +27,7 @@ from batchns.simulate.build import job_maker, make_schedule, next_wake
 from batchns.simulate.workload import Workload
 
 Decide = Callable[[Schedule, float], Sequence[Action]]
+_MOST_ROUNDS = 10_000  # answers of the policy at one moment; one that freezes and thaws the same job never ends
 _REPORT_EVERY = 1024  # ends between two calls of `progress`
 
 
@@ -97,15 +98,6 @@ class _World:
         self._preemptions = 0
         self._segments: list[Segment] = []
         self._open: dict[int, tuple[float, tuple[int, ...]]] | None = {} if with_segments else None
-        self._perform: dict[type[Any], Callable[[Any, float], None]] = {
-            Launch: self._launch,
-            Freeze: self._freeze,
-            Thaw: self._thaw,
-            Stop: self._stop,
-            Kill: self._kill,
-            Requeue: self._requeue,
-            Cancel: self._cancel,
-        }
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -121,7 +113,7 @@ class _World:
 
     def run(self, decide: Decide, progress: Callable[[int], None] | None, *, thorough: bool) -> None:
         """From the first arrival until nothing is left to happen."""
-        schedule, make, perform = self._schedule, self._make, self._perform
+        schedule, make, perform = self._schedule, self._make, self._performers()
         ends, ends_at, submitted = self._ends, self._ends_at, self._workload.submitted
         coming, count, report, wake = 0, len(submitted), _REPORT_EVERY, inf
         while True:
@@ -143,15 +135,17 @@ class _World:
                 coming += 1
             if coming > first:
                 schedule.submit([make(number) for number in range(first, coming)])
-            again = True
-            while again:
+            for _ in range(_MOST_ROUNDS):
                 again = thorough
                 actions = decide(schedule, now)
                 for action in actions:
                     kind = type(action)
                     again |= kind is not Launch
                     perform[kind](action, now)
-                again &= bool(actions)
+                if not again or not actions:
+                    break
+            else:
+                raise RuntimeError(f"the policy comes to no end at {now:g} s: {actions}")
             wake = next_wake(schedule)
             if wake <= now:  # nothing is done about it now, so only another event can bring something new
                 wake = inf
@@ -159,6 +153,18 @@ class _World:
                 report = self._over + _REPORT_EVERY
                 progress(self._over)
         self._check_all_over()
+
+    def _performers(self) -> dict[type[Any], Callable[[Any, float], None]]:
+        """What to do for each kind of action. Not kept: a reference to ourselves would outlive us."""
+        return {
+            Launch: self._launch,
+            Freeze: self._freeze,
+            Thaw: self._thaw,
+            Stop: self._stop,
+            Kill: self._kill,
+            Requeue: self._requeue,
+            Cancel: self._cancel,
+        }
 
     def _check_all_over(self) -> None:
         schedule = self._schedule

@@ -6,8 +6,11 @@ import gzip
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,25 +177,56 @@ def test_a_mistake_is_one_message_and_exit_code_2(trace, arguments, message):
     assert done.stdout == ""
 
 
-def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(tmp_path):
-    """By a simulation that takes a while; nothing of it reaches stdout."""
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A trace that takes some seconds."""
     file = tmp_path / "long.swf"
     line = "{} {} -1 10 1 -1 -1 1 100 -1 1 1 1 -1 1 -1 -1 -1\n"
     file.write_text("; MaxProcs: 4\n" + "".join(line.format(number, number * 4) for number in range(60_000)))
+    return file
+
+
+@contextmanager
+def on_a_terminal(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], Callable[[], bytes]]]:
+    """The command with a terminal as its stderr, and a function that reads of that what there is; b"" at its end."""
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "batchns", "simulate", str(file), "--json"]
+    command = [sys.executable, "-m", "batchns", "simulate", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True) as process:
         os.close(slave)
-        shown = b""
+
+        def read() -> bytes:
+            try:
+                return os.read(master, 4096)
+            except OSError:  # nobody has the other end any more
+                return b""
+
         try:
-            while part := os.read(master, 4096):
-                shown += part
-        except OSError:  # the terminal's other end is closed
-            pass
-        os.close(master)
+            yield process, read
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def test_progress_is_shown_on_a_terminal_and_gone_at_the_end(long):
+    """Nothing of it reaches stdout."""
+    with on_a_terminal(long, "--json") as (process, read):
+        shown = b"".join(iter(read, b""))
         assert json.loads(process.stdout.read())["jobs"] == 60_000
+        assert process.wait(timeout=30) == 0
     assert b" of 60,000 jobs, " in shown
     assert shown.endswith(b"\r\x1b[K")
+
+
+def test_an_interrupt_ends_it_with_130_and_no_traceback(long):
+    with on_a_terminal(long, "--json") as (process, read):
+        first = read()
+        process.send_signal(signal.SIGINT)
+        rest = b"".join(iter(read, b""))
+        assert process.wait(timeout=30) == 130
+        assert process.stdout.read() == ""
+    assert b"jobs, " in first
+    assert rest.endswith(b"\r\x1b[K")
+    assert b"Traceback" not in rest
 
 
 def test_the_command_line_loads_nothing_of_it_before_it_is_used():

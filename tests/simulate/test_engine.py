@@ -191,6 +191,16 @@ def test_a_job_that_stays_frozen_is_an_error():
         run(workload((0, 10, 1), (5, 10, 1)), scripted((5, Freeze("0"))))
 
 
+def test_a_policy_that_changes_its_mind_for_ever_is_a_defect_that_is_seen():
+    def decide(schedule: Schedule, now: float) -> Sequence[Action]:
+        if schedule.active:
+            return [Freeze("0"), Thaw("0")]
+        return core_decide(schedule, now)
+
+    with pytest.raises(RuntimeError, match="comes to no end at 5 s"):
+        run(workload((5, 10, 1)), decide, thorough=True)
+
+
 def test_the_policy_is_woken_at_its_own_moments(monkeypatch):
     """A moment that no event brings; a moment that has passed wakes nobody for ever."""
     moments = []

@@ -98,7 +98,7 @@ def test_preemption_helps_short_jobs_and_keeps_its_bound(seed):
     easy, preemptive = simulated(lines, "easy"), simulated(lines, "preemptive")
     assert summarise(preemptive).bounded_slowdown_mean < summarise(easy).bounded_slowdown_mean
     assert preemptive.preemptions > 0
-    assert max(preemptive.frozen) <= POLICIES["preemptive"].max_frozen
+    assert max(preemptive.frozen) <= POLICIES["preemptive"].max_frozen + 1e-6  # sums of fractions
 
 
 def test_the_names_are_the_settings_that_are_documented():
@@ -169,7 +169,7 @@ if THERE:  # real traces are not part of the project
         wait, slowdown, _ = KNOWN[name, "easy"][0]
         assert figures.wait_mean < wait
         assert figures.bounded_slowdown_mean < slowdown / 1.5
-        assert max(found.frozen) <= POLICIES["preemptive"].max_frozen
+        assert max(found.frozen) <= POLICIES["preemptive"].max_frozen + 1e-6  # sums of fractions
 
 
 @pytest.mark.parametrize("text", ["", "; MaxProcs: 4\n"])

@@ -258,9 +258,7 @@ class _World:
         self._schedule.requeue(action.job, now)
         demand = self._workload.demand[number]
         self._lost += self._time[number] * demand.cpus
-        self._time[number] = self._left[number] = _served(
-            self._workload.running[number], self._workload.limit[number]
-        )
+        self._time[number] = self._left[number] = _served(self._workload.running[number], self._workload.limit[number])
         self._preemptions += 1
         self._over -= 1
 

@@ -67,11 +67,13 @@ test-pythons: ## the tests that need no kernel, on every Python from 3.11 on tha
 	@.ci/packages @venv:python3-venv
 	@.ci/pythons
 
-bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs per second
+bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs per second; simulate traces
 	@.ci/packages cc:gcc cc:libc6-dev bwrap:bubblewrap runc:runc busybox:busybox-static
 	@$(BIN)/python -m bench.launch
 	@echo
 	@$(BIN)/python -m bench.throughput
+	@echo
+	@$(BIN)/python -m bench.simulate
 
 campaign: setup ## kill client, launcher and zygote 100 times each at random moments, and see that nothing is left
 	@$(BIN)/python -m tests.campaign

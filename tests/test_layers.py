@@ -31,8 +31,14 @@ LAYERS = (
 )
 APART = {frozenset({"core", "kernel"})}
 
+# Of what lies below it, a simulation needs the policy and what that is about: no kernel, no processes.
+ONLY = {"simulate": {"errors", "units", "model", "core", "simulate"}}
+
 # Policy gets time, randomness and the machine as arguments.
-PURE = {"core": {"trio", "os", "time", "logging", "pathlib", "random", "datetime"}}
+PURE = {
+    "core": {"trio", "os", "time", "logging", "pathlib", "random", "datetime"},
+    "simulate": {"trio", "os", "time", "logging", "pathlib", "random", "datetime"},
+}
 
 # What the single-threaded forker loads stays small: a fork of it costs what it has loaded.
 HEAVY = {"attrs", "attr", "cattrs", "trio", "pyroute2", "click", "rich", "asyncio", "threading"}
@@ -127,6 +133,8 @@ def _why_not(own: str, name: str) -> str:
             return f"{' and '.join(sorted((own, other)))} never meet"
         if height(other) > height(own):
             return f"{own} is below {other}"
+        if other not in ONLY.get(own, {other}):
+            return f"{own} does without {other}"
     if name.split(".")[0] in PURE.get(own, ()):
         return f"{own} is pure"
     return ""
@@ -179,6 +187,9 @@ class TestTheCheckerItself:
             ("launch/plan.py", "from attrs import frozen", "too heavy"),
             ("launch/plan.py", "if TYPE_CHECKING:\n    pass\nelse:\n    import trio", "too heavy"),
             ("kernel/network/link.py", "def f():\n    import pyroute2", "too heavy"),
+            ("simulate/engine.py", "from batchns.supervise.view import JobView", "simulate does without supervise"),
+            ("simulate/engine.py", "import batchns.kernel.facts", "simulate does without kernel"),
+            ("simulate/engine.py", "import time", "simulate is pure"),
             ("surprise/x.py", "", "is not in the table"),
         ],
     )

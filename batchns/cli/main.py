@@ -27,6 +27,7 @@ EXIT_HOST: Final = 125
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("run", "Run job files, or one command, and wait for the results."),
     "check": ("check", "Check job files; start nothing."),
+    "simulate": ("simulate", "Say what a policy would make of a trace of jobs."),
     "doctor": ("doctor", "Say what this machine offers and what is missing."),
 }
 

@@ -25,6 +25,7 @@ MIB = 1 << 20
 HELD = 100 * MIB  # of anonymous memory, and as much of page cache
 LIMIT = 320 * MIB
 LIMITS = ("memory.max", "memory.high", "memory.swap.max", "memory.limit_in_bytes", "memory.swappiness")
+USAGE = ("memory.current", "memory.usage_in_bytes")
 TIMEOUT = 30.0 if in_vm() else 10.0
 
 
@@ -195,22 +196,23 @@ def test_a_squeezed_job_can_be_squeezed_again_and_killed(driver: Driver, cached:
 
 def test_a_job_at_its_limit_gets_no_larger_one(driver: Driver) -> None:
     """What it holds and the margin would be more than it was promised."""
-    small = 8 * MIB
+    small = 16 * MIB
     with Job(driver, name("small"), Limits(memory=small)) as job:
-        held = small - squeeze.MARGIN // 2
+        counters = [Path(path, file) for path in job.plan.directories for file in USAGE]
+        usage = next(path for path in counters if path.exists())
 
         def fill() -> None:
-            memory = mmap.mmap(-1, held, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            for offset in range(0, held - 3 * MIB // 2, mmap.PAGESIZE):
+            memory = mmap.mmap(-1, small, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            for offset in range(0, small, mmap.PAGESIZE):
+                if int(usage.read_text()) > small - squeeze.MARGIN // 4:
+                    break
                 memory[offset] = 1
             spin()
 
         job.spawn(fill)
-        time.sleep(0.5)
+        assert within(20, lambda: int(usage.read_text()) > small - squeeze.MARGIN // 4)
         assert driver.freeze(job.name, 5)
-        holds = driver.squeeze(job.name, 5).holds
-        assert holds is not None
-        assert holds <= small
+        assert driver.squeeze(job.name, 5).holds == small == memory(job).limit
         assert memory(job).kills == 0
 
 

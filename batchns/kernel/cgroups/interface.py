@@ -117,7 +117,8 @@ class Driver(Protocol):
 
         Page cache goes; anonymous memory stays, unswapped, and so do files in the job's tmpfs. Nothing is killed. The
         limit is then the usage and a small margin: what lies between that and the job's own limit is free for others.
-        One step may outlast `timeout`, where dirty pages go to a slow disk. Nobody may thaw the job meanwhile, nor before `unsqueeze`.
+        One step may outlast `timeout`, where dirty pages go to a slow disk. Nobody may thaw the job meanwhile, nor
+        before `unsqueeze`.
 
         Raises:
             OSError: FileNotFoundError where there is no such job, else the file and the value.

@@ -210,7 +210,8 @@ def test_a_job_at_its_limit_gets_no_larger_one(driver: Driver) -> None:
             spin()
 
         job.spawn(fill)
-        assert within(20, lambda: int(usage.read_text()) > small - squeeze.MARGIN // 4)
+        # Less than that: what a CPU has charged ahead for the job may be given back meanwhile.
+        assert within(20, lambda: int(usage.read_text()) > small - squeeze.MARGIN // 2)
         assert driver.freeze(job.name, 5)
         assert driver.squeeze(job.name, 5).holds == small == memory(job).limit
         assert memory(job).kills == 0

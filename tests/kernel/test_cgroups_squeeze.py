@@ -144,6 +144,58 @@ def test_a_frozen_job_gives_its_cache_back_and_keeps_its_memory(
         assert (disk / "dirty").read_bytes() == bytes(16 * MIB)
 
 
+@pytest.fixture
+def swap(disk: Path) -> Iterator[Path]:
+    """Swap space on the scratch disk of another kernel: on this machine it would be everybody's."""
+    if not in_vm():
+        pytest.skip("swap is switched on in a virtual machine only")
+    path = disk / "swap"
+    path.write_bytes(bytes(2 * HELD))
+    path.chmod(0o600)
+    subprocess.run(["mkswap", "-q", path], check=True)
+    subprocess.run(["swapon", path], check=True)
+    yield path
+    subprocess.run(["swapoff", path], check=True)
+
+
+@pytest.mark.parametrize("memory_limit", [LIMIT, None])
+def test_nothing_is_swapped_where_there_is_swap(
+    driver: Driver, cached: Path, swap: Path, tmp_path: Path, memory_limit: int | None
+) -> None:
+    """Also of a job without a limit, for which nobody has forbidden it."""
+    told = tmp_path / "told"
+    with Job(driver, name("swap"), Limits(memory=memory_limit)) as job:
+        pid = job.spawn(lambda: hold(cached, told))
+        checksum(told, 0)
+        assert driver.freeze(job.name, 5)
+        assert driver.squeeze(job.name, TIMEOUT).holds is not None
+        assert memory(job).cache < 8 * MIB
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        assert int(status["VmSwap"].split()[0]) == 0
+        driver.unsqueeze(job.name, memory_limit)
+
+
+def test_reclaiming_rests_as_long_as_it_works_and_keeps_its_time() -> None:
+    """There is always more to find, and each step of it takes 10 ms."""
+    left, steps = [1 << 40], []
+
+    def push(size: int) -> None:
+        steps.append(size)
+        time.sleep(0.01)
+        left[0] -= size
+
+    start = time.monotonic()
+    squeeze._reclaim(lambda: left[0], push, start + 0.4)
+    assert 0.4 <= time.monotonic() - start < 1
+    assert 1 < len(steps) <= 20
+
+
+def test_reclaiming_ends_when_nothing_more_is_found() -> None:
+    steps: list[int] = []
+    squeeze._reclaim(lambda: 0, steps.append, time.monotonic() + 60)
+    assert steps == [squeeze.STEP >> halved for halved in range(8)]
+
+
 def test_a_kernel_without_memory_reclaim_does_it_by_memory_high(
     driver: Driver, cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

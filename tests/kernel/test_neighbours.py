@@ -101,6 +101,7 @@ def outside() -> Iterator[Callable[[], int]]:
     def start() -> int:
         pid = os.fork()
         if pid == 0:
+            os.nice(-20)  # beside whatever else the machine is doing
             spin()
         started.append(pid)
         return pid
@@ -134,8 +135,8 @@ def test_spinning_inside_our_cgroups_does_not_count(driver: Driver) -> None:
     assert before is not None
     assert after is not None
     ours = (after - before) / seconds
-    assert ours > 0.3, "the jobs did run"
-    assert found <= len(cpus) - ours + 0.15
+    assert ours > 0.1, "the jobs did run"
+    assert found <= len(cpus) - ours / 2, "half-way between what is right and what counts the jobs as well"
 
 
 @pytest.mark.kernel
@@ -146,8 +147,8 @@ def test_spinning_outside_our_cgroups_counts(driver: Driver, outside: Callable[[
     before, start = cpu_seconds(pid), time.monotonic()
     found = over(neighbours, 3)
     its_own = (cpu_seconds(pid) - before) / (time.monotonic() - start)
-    assert its_own > 0.2, "it did run"
-    assert found >= its_own - 0.15
+    assert its_own > 0.1, "it did run"
+    assert found >= its_own - 0.05
 
 
 @pytest.mark.kernel

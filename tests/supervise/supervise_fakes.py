@@ -14,7 +14,7 @@ from attrs import define, evolve, field
 
 from batchns.core.node import NodeCapacity
 from batchns.errors import HostError, StepError
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.kernel.network.types import Counters
 from batchns.launch.build import Slot
 from batchns.launch.client import Ended, Started
@@ -169,6 +169,11 @@ class FakeDriver:
     freezes: bool = True
     thaw_failures: int = 0
     vanished: bool = False  # the cgroups are gone when someone freezes them
+    squeezes: bool = True
+    squeezed_to: int = GIB
+    moves: list[tuple[str, str, str]] = field(factory=list)  # (attempt, CPUs, nodes)
+    squeezed: dict[str, int | None] = field(factory=dict)  # by attempt: the limit in force now, where it was changed
+    cpu_seconds: float | None = 0.0  # of all jobs
 
     def prepare(self) -> None: ...
 
@@ -220,6 +225,22 @@ class FakeDriver:
             process.end = self.launcher._ended(name, None, None)
             process.change()
         return process.behaviour.dies
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        self.moves.append((name, cpus, mems))
+        return LimitReading(cpus, "cpuset.cpus")
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        if not (self.squeezes and self.host.processes[name].frozen):
+            return Squeezed(None, "the host cannot")
+        self.squeezed[name] = self.squeezed_to
+        return Squeezed(self.squeezed_to)
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        self.squeezed[name] = memory
+
+    def jobs_cpu_seconds(self) -> float | None:
+        return self.cpu_seconds
 
     def remove(self, name: str) -> None:
         self.host.removed.append(name)

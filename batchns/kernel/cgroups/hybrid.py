@@ -14,7 +14,7 @@ import attrs
 
 from batchns.errors import HostError
 from batchns.kernel.cgroups import members, render
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.kernel.cgroups.v1 import V1Driver
 from batchns.kernel.cgroups.v2 import V2Driver
 from batchns.model.result import LimitReading, Usage
@@ -87,6 +87,27 @@ class HybridDriver:
         if not any(map(members.running, self._v1.pids(name))):
             return emptied
         return self._v1.kill(name, max(deadline - time.monotonic(), 0.0)) and emptied
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        """See `Driver.set_cpus`."""
+        return self._holding("cpuset").set_cpus(name, cpus, mems)
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        """See `Driver.squeeze`."""
+        if not self._v2.is_frozen(name):
+            return Squeezed(None, render.NOT_FROZEN)
+        return self._holding("memory").reclaim(name, timeout)
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        """See `Driver.unsqueeze`."""
+        self._holding("memory").unsqueeze(name, memory)
+
+    def jobs_cpu_seconds(self) -> float | None:
+        """See `Driver.jobs_cpu_seconds`."""
+        return self._v2.jobs_cpu_seconds()
+
+    def _holding(self, controller: str) -> V1Driver | V2Driver:
+        return self._v1 if controller in self._v1.controllers else self._v2
 
     def remove(self, name: str) -> None:
         """See `Driver.remove`."""

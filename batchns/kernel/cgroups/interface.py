@@ -47,6 +47,13 @@ class CgroupPlan(NamedTuple):
     final_reads: tuple[str, ...] = ()  # usage files, read once more before removal
 
 
+class Squeezed(NamedTuple):
+    """What became of `Driver.squeeze`."""
+
+    holds: int | None  # bytes that the job may hold from now on: its limit. None: nothing was changed
+    why: str = ""  # not, where it was not
+
+
 class Driver(Protocol):
     """One job's cgroups are known by `name`: a plain file name, unique on the machine."""
 
@@ -92,6 +99,40 @@ class Driver(Protocol):
 
     def kill(self, name: str, timeout: float) -> bool:
         """SIGKILL everything inside, frozen or not; True once it is empty within `timeout` seconds. Blocks."""
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        """Let a live job, frozen or not, run on these CPUs and memory nodes ("0-3,8") only. Blocks.
+
+        Frozen processes are there when they are thawed. Pages follow to other nodes, on v1 and v2, for which the
+        kernel takes its time. Returns cpuset.cpus as read back; its value is None, with why, where the job has no
+        cpuset: on v1 it gets one only if it was launched with one.
+
+        Raises:
+            OSError: the kernel refused: file and value, and all is as it was.
+            FileNotFoundError: there is no such job.
+        """
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        """Take from a frozen job what memory the kernel can reclaim, and bound it to the rest. Blocks for `timeout` s.
+
+        Page cache goes; anonymous memory stays, unswapped, and so do files in the job's tmpfs. Nothing is killed. The
+        limit is then the usage and a small margin: what lies between that and the job's own limit is free for others.
+        One step may outlast `timeout`, where dirty pages go to a slow disk. Nobody may thaw the job meanwhile, nor
+        before `unsqueeze`.
+
+        Raises:
+            OSError: FileNotFoundError where there is no such job, else the file and the value.
+        """
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        """Give a job its limit back (bytes; None: none), before it is thawed. May be called again, or in vain.
+
+        Raises:
+            OSError: FileNotFoundError where there is no such job, else the file and the value.
+        """
+
+    def jobs_cpu_seconds(self) -> float | None:
+        """CPU time of all jobs below the common parent, of any run, those that ended included; None: not known."""
 
     def remove(self, name: str) -> None:
         """Remove the job's (empty) cgroups; what is not there is no error.

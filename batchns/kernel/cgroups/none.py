@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
 
 
@@ -53,6 +53,21 @@ class NoCgroups:
     def kill(self, name: str, timeout: float) -> bool:
         """The job ends with its first process, which the launcher kills."""
         return True
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        """Without a cgroup nothing moves a job as a whole."""
+        return LimitReading(None, "", self.why)
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        """Without a cgroup nobody knows a job's memory."""
+        return Squeezed(None, self.why)
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        """What was never squeezed."""
+
+    def jobs_cpu_seconds(self) -> float | None:
+        """Nothing is known."""
+        return None
 
     def remove(self, name: str) -> None:
         """Nothing to remove."""

@@ -25,6 +25,7 @@ CONTROLLER = {  # of each limit, by its name on v2 (v1 says blkio for io)
     "blkio_weight": "io",
     "pids": "pids",
 }
+NOT_FROZEN = "only a frozen job can be bounded to what it holds"
 _NO_SWAP_LIMIT = "swap is not counted in it - boot with swapaccount=1 to have that"
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import time
 from collections.abc import Mapping
 
 from attrs import evolve
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import blockio, files, members, parse, render
+from batchns.kernel.cgroups import blockio, cpusets, files, members, parse, render, squeeze
 from batchns.kernel.cgroups.common import Common
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
 
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "io", "pids", "freezer")  # with v2's name for blkio
@@ -231,6 +232,55 @@ class V1Driver:
 
     def _let_go(self, name: str) -> None:
         _write_if_there(f"{self._common['freezer'].path}/{name}/freezer.state", "THAWED")
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        """See `Driver.set_cpus`."""
+        directory = self._own(name, "cpuset")
+        if directory is None:
+            return LimitReading(None, "", self._why_not("cpuset"))
+        return LimitReading(cpusets.move(directory, cpus, mems), "cpuset.cpus")
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        """See `Driver.squeeze`."""
+        directory = self._own(name, "freezer")
+        if directory is None or files.read(f"{directory}/freezer.state").strip() != "FROZEN":
+            return Squeezed(None, render.NOT_FROZEN)
+        return self.reclaim(name, timeout)
+
+    def reclaim(self, name: str, timeout: float) -> Squeezed:
+        """`squeeze`, for a job that is known to be frozen."""
+        directory = self._own(name, "memory")
+        return Squeezed(None, self._why_not("memory")) if directory is None else squeeze.v1(directory, timeout)
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        """See `Driver.unsqueeze`."""
+        directory = self._own(name, "memory")
+        if directory is not None:
+            squeeze.v1_undo(directory, memory)
+
+    def jobs_cpu_seconds(self) -> float | None:
+        """See `Driver.jobs_cpu_seconds`."""
+        if "cpuacct" not in self._common:
+            return None
+        text = files.read_if_there(f"{self._common['cpuacct'].path}/cpuacct.usage")
+        return None if text is None else int(text) / 1e9
+
+    def _own(self, name: str, controller: str) -> str | None:
+        """The job's directory for `controller`; None where it has none.
+
+        Raises:
+            FileNotFoundError: there is no such job.
+        """
+        if not any(map(os.path.isdir, self._directories(name))):
+            raise FileNotFoundError(errno.ENOENT, "no cgroup of this job", name)
+        common = self._common.get(controller)
+        directory = "" if common is None else f"{common.path}/{name}"
+        return directory if os.path.isdir(directory) else None
+
+    def _why_not(self, controller: str) -> str:
+        if controller in self._common:
+            return f"the job was launched without a {controller} cgroup"
+        return self._host.missing.get(controller, f"this host has no {controller} cgroup controller")
 
     def remove(self, name: str) -> None:
         """See `Driver.remove`."""

@@ -18,9 +18,9 @@ from collections.abc import Collection, Mapping
 from attrs import evolve
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import blockio, files, members, parse, render
+from batchns.kernel.cgroups import blockio, cpusets, files, members, parse, render, squeeze
 from batchns.kernel.cgroups.common import Common
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits
+from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
 
 CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
@@ -201,6 +201,55 @@ class V2Driver:
             if error.errno in (errno.ENOENT, errno.ENODEV):
                 return True
             raise
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether the kernel confirms it now.
+
+        Raises:
+            FileNotFoundError: there is no such job.
+        """
+        return parse.keyed(files.read(f"{self._directory(name)}/cgroup.events")).get("frozen") == 1
+
+    def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        """See `Driver.set_cpus`."""
+        directory = self._having(name, "cpuset.cpus")
+        if directory is None:
+            return LimitReading(None, "", self._why_not("cpuset"))
+        return LimitReading(cpusets.move(directory, cpus, mems), "cpuset.cpus")
+
+    def squeeze(self, name: str, timeout: float) -> Squeezed:
+        """See `Driver.squeeze`."""
+        return self.reclaim(name, timeout) if self.is_frozen(name) else Squeezed(None, render.NOT_FROZEN)
+
+    def reclaim(self, name: str, timeout: float) -> Squeezed:
+        """`squeeze`, for a job that is known to be frozen."""
+        directory = self._having(name, "memory.max")
+        return Squeezed(None, self._why_not("memory")) if directory is None else squeeze.v2(directory, timeout)
+
+    def unsqueeze(self, name: str, memory: int | None) -> None:
+        """See `Driver.unsqueeze`."""
+        directory = self._having(name, "memory.max")
+        if directory is not None:
+            squeeze.v2_undo(directory, memory)
+
+    def jobs_cpu_seconds(self) -> float | None:
+        """See `Driver.jobs_cpu_seconds`. cpu.stat needs no controller."""
+        usec = parse.keyed(files.read_if_there(f"{self._common.path}/cpu.stat") or "").get("usage_usec")
+        return None if usec is None else usec / 1e6
+
+    def _having(self, name: str, file: str) -> str | None:
+        """The job's directory; None where the kernel offers no `file` in it.
+
+        Raises:
+            FileNotFoundError: there is no such job.
+        """
+        directory = self._directory(name)
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(errno.ENOENT, "no cgroup of this job", directory)
+        return directory if os.path.exists(f"{directory}/{file}") else None
+
+    def _why_not(self, controller: str) -> str:
+        return self._host.missing.get(controller, f"this host has no {controller} cgroup controller")
 
     def remove(self, name: str) -> None:
         """See `Driver.remove`."""

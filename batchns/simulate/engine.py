@@ -14,10 +14,12 @@ from typing import Any
 
 from attrs import frozen
 
-from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
+from batchns.core.actions import Action, Cancel, Freeze, Join, Kill, Launch, Reclaim, Requeue, Stop, Thaw, Warn
 from batchns.core.decide import decide as core_decide
-from batchns.core.decide import explain
+from batchns.core.estimates import Estimates
+from batchns.core.explain import explain
 from batchns.core.job import Cause
+from batchns.core.perform import perform
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
 from batchns.errors import UserError
@@ -83,7 +85,9 @@ class _World:
     def __init__(self, workload: Workload, config: Config, *, with_segments: bool) -> None:
         count = len(workload)
         self._workload = workload
-        self._make = job_maker(workload, config)
+        self._known = Estimates()
+        self._learns = config.schedule.learn
+        self._make = job_maker(workload, config, self._known)
         self._schedule = make_schedule(workload, config)
         self._time = [_served(*pair) for pair in zip(workload.running, workload.limit, strict=True)]
         self._left = self._time.copy()  # of it, as of when the job last began to run
@@ -113,7 +117,7 @@ class _World:
 
     def run(self, decide: Decide, progress: Callable[[int], None] | None, *, thorough: bool) -> None:
         """From the first arrival until nothing is left to happen."""
-        schedule, make, perform = self._schedule, self._make, self._performers()
+        schedule, make, performers = self._schedule, self._make, self._performers()
         ends, ends_at, submitted = self._ends, self._ends_at, self._workload.submitted
         coming, count, report, wake = 0, len(submitted), _REPORT_EVERY, inf
         while True:
@@ -141,7 +145,7 @@ class _World:
                 for action in actions:
                     kind = type(action)
                     again |= kind is not Launch
-                    perform[kind](action, now)
+                    performers[kind](action, now)
                 if not again or not actions:
                     break
             else:
@@ -164,6 +168,9 @@ class _World:
             Kill: self._kill,
             Requeue: self._requeue,
             Cancel: self._cancel,
+            Join: self._only_told,
+            Warn: self._only_told,
+            Reclaim: self._only_told,
         }
 
     def _check_all_over(self) -> None:
@@ -206,6 +213,13 @@ class _World:
             self._schedule.finish(job_id, Event.EXITED_OK, now)
         self._ended[number] = now
         self._over += 1
+        if self._learns:
+            names, users = self._workload.name, self._workload.user
+            self._known.learn(users[number], names[number] if names else "job", self._time[number], limit)
+
+    def _only_told(self, action: Action, now: float) -> None:
+        """What changes nothing about when jobs end."""
+        perform(self._schedule, action, now)
 
     def _launch(self, action: Launch, now: float) -> None:
         job_id = action.job
@@ -217,24 +231,23 @@ class _World:
         self._begin(number, now)
 
     def _freeze(self, action: Freeze, now: float) -> None:
-        self._schedule.freezing(action.job, now)
-        self._schedule.frozen(action.job, now, confirmed=True)
+        perform(self._schedule, action, now)
         number = int(action.job)
         self._pause(number, now)
         self._frozen_since[number] = now
         self._preemptions += 1
 
     def _thaw(self, action: Thaw, now: float) -> None:
-        self._schedule.thawing(action.job)
-        self._schedule.thawed(action.job, now)
+        perform(self._schedule, action, now)
         number = int(action.job)
         self._frozen[number] += now - self._frozen_since.pop(number)
         self._begin(number, now)
 
     def _stop(self, action: Stop, now: float) -> None:
         """It ends at once: its grace is not used."""
-        self._schedule.stop(action.job, action.cause, now)
-        self._cut(action.job, Event.TIMED_OUT if action.cause is Cause.TIME_LIMIT else Event.CANCEL, now)
+        self._schedule.stop(action.job, action.cause, now, by=action.by)
+        in_time = action.cause not in (Cause.TIME_LIMIT, Cause.DEADLINE)
+        self._cut(action.job, Event.CANCEL if in_time else Event.TIMED_OUT, now)
 
     def _kill(self, action: Kill, now: float) -> None:
         self._schedule.killed(action.job)

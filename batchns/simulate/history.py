@@ -1,7 +1,7 @@
 """The machine's own past as a workload: what would another policy have done with these jobs?
 
 A record is a dictionary with the keys job_id, name, user, queue, submitted, started, ended (seconds since the epoch),
-running (seconds), cpus, memory (bytes) and time_limit (seconds, or None). Other keys are ignored.
+running_seconds, cpus, memory (bytes) and time_limit (seconds, or None). Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchns.simulate.workload import Workload
 
 Record = Mapping[str, Any]
 _Row = tuple[str, float, float, float | None, Demand, str, str, str]
-_NEEDED = ("job_id", "submitted", "running", "cpus")
+_NEEDED = ("job_id", "submitted", "running_seconds", "cpus")
 
 
 def parse_records(lines: Iterable[str], file: str) -> Iterator[Record]:
@@ -58,7 +58,7 @@ def read_history(records: Iterable[Record], cpus: int, memory: int | None = None
     dropped = 0
     for record in records:
         try:
-            submitted, running = float(record["submitted"]), float(record["running"] or 0)
+            submitted, running = float(record["submitted"]), float(record["running_seconds"] or 0)
             limit = None if record.get("time_limit") is None else float(record["time_limit"])
             demand = _demand(float(record["cpus"]), int(record.get("memory") or 0), cpus, memory)
         except (TypeError, ValueError, KeyError, OverflowError):

@@ -30,6 +30,7 @@ POLICIES: Mapping[str, ScheduleSettings] = MappingProxyType(
         "preemptive": ScheduleSettings(
             order=Order.SHORTEST,
             backfill=Backfill.SUBMITTED,
+            reservations=0,  # who is to wait takes somebody's place instead
             preempt=Preemption.SHORTER,
             max_frozen=3 * _DAY,
             learn=True,

@@ -18,7 +18,7 @@ RECORD = {
     "submitted": 1000.5,
     "started": 1010.0,
     "ended": 1100.0,
-    "running": 80.0,
+    "running_seconds": 80.0,
     "cpus": 2,
     "memory": 4096,
     "time_limit": None,
@@ -49,7 +49,7 @@ def test_memory_does_not_count_where_the_machine_has_no_number():
     assert read_history([RECORD], 4).demand[0].memory == 0
 
 
-@pytest.mark.parametrize("never", [{"started": None, "running": 0.0}, {"running": None}])
+@pytest.mark.parametrize("never", [{"started": None, "running_seconds": 0.0}, {"running_seconds": None}])
 def test_jobs_that_never_ran_are_left_out(never):
     found = read_history([{**RECORD, **never}, RECORD], 4)
     assert (len(found), found.dropped) == (1, 1)
@@ -73,7 +73,7 @@ def test_a_value_that_is_no_number_is_refused_with_the_job(wrong):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_none_is_no_run(value):
-    assert read_history([{**RECORD, "running": value}, RECORD], 4).dropped == 1
+    assert read_history([{**RECORD, "running_seconds": value}, RECORD], 4).dropped == 1
 
 
 class TestLines:

@@ -18,14 +18,12 @@ from typing import Generic, TypeVar
 from attrs import define, field
 
 from batchns.model.lifecycle import State
-from batchns.supervise.history import Record
 
 OF_NAME = 5  # records of the same user and name
 OF_USER = 2  # of the user: more would mix what has nothing to do with each other
 _KEPT = 10_000  # users, and names
 _WEIGHT = 0.2  # of the newest error in the mean
 _SHORTEST = 1.0  # seconds: below that a ratio says nothing
-# These ran for as long as they do. One that was cancelled, or lost with the machine, would have run on.
 _TELLING = frozenset({State.COMPLETED, State.FAILED, State.TIMEOUT, State.OUT_OF_MEMORY})
 
 K = TypeVar("K")
@@ -68,19 +66,18 @@ class _User:
 
 @define
 class Estimates:
-    """Told of records in the order in which they ended: `History.recent`, and then each new one."""
+    """Told of attempts in the order in which they ended."""
 
-    _users: _Last[int, _User] = field(factory=_Last, init=False)
-    _names: _Last[tuple[int, str], deque[float]] = field(factory=_Last, init=False)
+    _users: _Last[str, _User] = field(factory=_Last, init=False)
+    _names: _Last[tuple[str, str], deque[float]] = field(factory=_Last, init=False)
 
-    def learn(self, record: Record) -> None:
-        """Score what would have been said of this attempt, then remember what it took."""
-        if record.state not in _TELLING:
-            return
-        actual = record.running_seconds
-        user = self._users.get(record.uid) or _User()
-        of_name = self._names.get((record.uid, record.name)) or deque(maxlen=OF_NAME)
-        limit = record.time_limit
+    def learn(self, user_name: str, name: str, actual: float, limit: float | None) -> None:
+        """An attempt of the user's job of this name ran for `actual` seconds, of at most `limit`.
+
+        Score what would have been said of it, then remember what it took. Only of one that `tells`.
+        """
+        user = self._users.get(user_name) or _User()
+        of_name = self._names.get((user_name, name)) or deque(maxlen=OF_NAME)
         for past, error, beside in (
             (of_name, user.by_name, user.limit_beside_name),
             (user.last, user.by_user, user.limit_beside_user),
@@ -91,24 +88,29 @@ class Estimates:
                     beside.add(limit, actual)
         of_name.append(actual)
         user.last.append(actual)
-        self._names[record.uid, record.name] = of_name
-        self._users[record.uid] = user
+        self._names[user_name, name] = of_name
+        self._users[user_name] = user
 
-    def expected(self, uid: int, name: str, time_limit: float | None) -> float | None:
+    def expected(self, user_name: str, name: str, time_limit: float | None) -> float | None:
         """Seconds that a job of this user and name will run, at most `time_limit`.
 
         None: nothing is known that has been better than the time limit, so that is all there is to go by. A job
         without a limit is told what is known in any case.
         """
-        user = self._users.get(uid)
+        user = self._users.get(user_name)
         if user is None:
             return None
-        of_name = self._names.get((uid, name))
+        of_name = self._names.get((user_name, name))
         if of_name and (time_limit is None or user.by_name.smaller_than(user.limit_beside_name)):
             return _within(statistics.median(of_name), time_limit)
         if user.last and (time_limit is None or user.by_user.smaller_than(user.limit_beside_user)):
             return _within(statistics.median(user.last), time_limit)
         return None
+
+
+def tells(state: State) -> bool:
+    """Whether an attempt with this end ran for as long as such jobs do: a cancelled one would have run on."""
+    return state in _TELLING
 
 
 def _within(seconds: float, limit: float | None) -> float:

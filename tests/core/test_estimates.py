@@ -11,9 +11,9 @@ from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchns.core import estimates
+from batchns.core.estimates import Estimates, tells
 from batchns.model.lifecycle import State
-from batchns.supervise import estimates
-from batchns.supervise.estimates import Estimates
 from batchns.supervise.history import Record
 
 HOUR = 3600.0
@@ -38,70 +38,75 @@ def ended(name: str, seconds: float, limit: float | None = DAY, uid: int = 1, st
     )
 
 
+def learn(known: Estimates, record: Record) -> None:
+    known.learn(record.user, record.name, record.running_seconds, record.time_limit)
+
+
 def after(*records: Record) -> Estimates:
     known = Estimates()
     for record in records:
-        known.learn(record)
+        if tells(record.state):
+            learn(known, record)
     return known
 
 
 def test_the_median_of_the_last_five_of_the_same_user_and_name() -> None:
     known = after(*(ended("a", seconds) for seconds in (9000, 100, 110, 120, 130, 9000)))
-    assert known.expected(1, "a", DAY) == 120
-    assert known.expected(2, "a", DAY) is None, "another user's job of that name may be anything"
+    assert known.expected("u1", "a", DAY) == 120
+    assert known.expected("u2", "a", DAY) is None, "another user's job of that name may be anything"
 
 
 def test_another_name_of_the_user_goes_by_the_users_last_two() -> None:
     known = after(ended("a", 100), ended("b", 300), ended("c", 200), ended("d", 300))
-    assert known.expected(1, "new", DAY) == 250
+    assert known.expected("u1", "new", DAY) == 250
 
 
 def test_never_more_than_the_time_limit() -> None:
-    assert after(*[ended("a", 100)] * 3).expected(1, "a", 60) == 60
+    assert after(*[ended("a", 100)] * 3).expected("u1", "a", 60) == 60
 
 
 def test_history_is_used_only_once_it_has_been_closer() -> None:
     """One job tells nothing yet of how well it tells."""
-    assert after(ended("a", 100)).expected(1, "a", DAY) is None
-    assert after(ended("a", 100), ended("a", 100)).expected(1, "a", DAY) == 100
+    assert after(ended("a", 100)).expected("u1", "a", DAY) is None
+    assert after(ended("a", 100), ended("a", 100)).expected("u1", "a", DAY) == 100
 
 
 def test_a_user_whose_limits_are_right_keeps_them() -> None:
     known = after(*(ended("a", seconds, seconds * 1.01) for seconds in (10, 9000, 50, 40000, 20, 7000)))
-    assert known.expected(1, "a", 100) is None
-    assert known.expected(1, "new", 100) is None
+    assert known.expected("u1", "a", 100) is None
+    assert known.expected("u1", "new", 100) is None
 
 
 def test_a_user_may_change() -> None:
     wild = [ended("a", seconds, seconds) for seconds in (10, 9000, 50, 40000)]
-    assert after(*wild, *[ended("a", 100)] * 12).expected(1, "a", DAY) == 100
+    assert after(*wild, *[ended("a", 100)] * 12).expected("u1", "a", DAY) == 100
 
 
 def test_the_name_may_tell_where_the_last_two_do_not() -> None:
     """Two kinds of jobs that take turns: each by its name, and a third name by its limit."""
     known = after(*[ended("short", 10, 40), ended("long", 10_000, 40_000)] * 6)
-    assert known.expected(1, "short", 40) == 10
-    assert known.expected(1, "long", 40_000) == 10_000
-    assert known.expected(1, "new", 40) is None
+    assert known.expected("u1", "short", 40) == 10
+    assert known.expected("u1", "long", 40_000) == 10_000
+    assert known.expected("u1", "new", 40) is None
 
 
 def test_without_a_limit_whatever_is_known_is_told() -> None:
     known = after(ended("a", 100, None))
-    assert known.expected(1, "a", None) == 100
-    assert known.expected(1, "b", None) == 100
+    assert known.expected("u1", "a", None) == 100
+    assert known.expected("u1", "b", None) == 100
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.NODE_FAIL])
 def test_a_job_that_did_not_come_to_its_end_tells_nothing(state: State) -> None:
-    assert after(*[ended("a", 5, state=state)] * 3).expected(1, "a", DAY) is None
+    assert after(*[ended("a", 5, state=state)] * 3).expected("u1", "a", DAY) is None
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "_KEPT", 3)
     known = after(*(ended(f"job{number}", 100, uid=number // 2) for number in range(20)))
     assert len(known._names) == len(known._users) == 3
-    assert known.expected(0, "job0", None) is None
-    assert known.expected(9, "job19", None) == 100
+    assert known.expected("u0", "job0", None) is None
+    assert known.expected("u9", "job19", None) == 100
 
 
 some_records = st.lists(
@@ -123,7 +128,7 @@ def test_an_estimate_lies_among_what_was_seen_and_below_the_limit(past: list[Rec
     for uid in (1, 2, 3):
         seen = [record.running_seconds for record in past if record.uid == uid and record.state != State.CANCELLED]
         for name in "abcd":
-            found = known.expected(uid, name, limit)
+            found = known.expected(f"u{uid}", name, limit)
             assert found is None or seen
             if found is not None:
                 assert found == limit or min(seen) <= found <= max(seen)
@@ -132,11 +137,11 @@ def test_an_estimate_lies_among_what_was_seen_and_below_the_limit(past: list[Rec
 
 @given(some_records, some_records)
 def test_other_users_change_nothing(past: list[Record], others: list[Record]) -> None:
-    strangers = [evolve(record, uid=7) for record in others]
+    strangers = [evolve(record, uid=7, user="u7") for record in others]
     mixed = [record for pair in zip(past, strangers, strict=False) for record in pair]
     alone = past[: len(mixed) // 2]
     for name in "abcd":
-        assert after(*mixed).expected(1, name, HOUR) == after(*alone).expected(1, name, HOUR)
+        assert after(*mixed).expected("u1", name, HOUR) == after(*alone).expected("u1", name, HOUR)
 
 
 @frozen
@@ -172,10 +177,10 @@ def errors(records: list[Record]) -> tuple[float, float]:
     known, by_history, by_limit = Estimates(), [], []
     for record in records:
         assert record.time_limit is not None
-        found = known.expected(record.uid, record.name, record.time_limit)
+        found = known.expected(record.user, record.name, record.time_limit)
         by_history.append(abs(math.log((found or record.time_limit) / record.running_seconds)))
         by_limit.append(abs(math.log(record.time_limit / record.running_seconds)))
-        known.learn(record)
+        learn(known, record)
     return statistics.mean(by_history), statistics.mean(by_limit)
 
 

@@ -48,6 +48,8 @@ LIGHT = {
     "batchns.kernel.cgroups.actions",
     "batchns.kernel.network.link",
     "batchns.kernel.network.netlink",
+    "batchns.kernel.network.police",
+    "batchns.kernel.bpf",
     "batchns.kernel.network.types",
     "batchns.kernel.seccomp.load",
     "batchns.kernel.userns",

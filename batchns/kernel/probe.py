@@ -15,12 +15,13 @@ from batchns.kernel import syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
 from batchns.kernel.network.firewall import problems
 from batchns.kernel.probe_cgroups import block_weights, cgroups, swap_accounting
-from batchns.kernel.probe_network import name_servers, way_out_by_ipv6
+from batchns.kernel.probe_network import name_servers, rates_in_the_hosts_network, way_out_by_ipv6
 
 
 def probe(place: Place) -> list[Fact]:
     """Every fact, in the order in which a job would need them. Takes a fraction of a second."""
     links = [*network(), *other_firewalls(place, problems), name_servers(place), way_out_by_ipv6()]
+    links += [rates_in_the_hosts_network()] if place.root else []
     return [
         who(place),
         kernel(os.uname().release),

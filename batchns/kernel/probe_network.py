@@ -1,9 +1,11 @@
-"""What this machine has for the jobs' networks beside links and rules: name servers, and a way out for IPv6."""
+"""What this machine has for the jobs' networks beside links and rules: name servers, IPv6, rates in its own network."""
 
 from __future__ import annotations
 
+from batchns.kernel import trial
+from batchns.kernel.cgroups.detect import own_unified
 from batchns.kernel.facts import Fact, Place, Status
-from batchns.kernel.network import ipv6, resolver
+from batchns.kernel.network import ipv6, police, resolver
 
 
 def name_servers(place: Place) -> Fact:
@@ -28,3 +30,21 @@ def way_out_by_ipv6() -> Fact:
         status=Status.OK,
         found="no default route; jobs have IPv4 only",
     )
+
+
+def rates_in_the_hosts_network() -> Fact:
+    """For jobs with mode "host"; all others have shapers on links of their own."""
+    name, meaning = "host rates (bpf)", 'egress and ingress have no effect with network mode "host"'
+    if own_unified() is None:
+        found, _, hint = police.NO_TREE.partition(": ")
+        return Fact(name=name, status=Status.LIMITED, found=found, meaning=meaning, hint=hint)
+
+    def load() -> str:
+        police.attempt()
+        return ""
+
+    outcome = trial.attempt(load)
+    if outcome.ok:
+        return Fact(name=name, status=Status.OK, found="works")
+    hint = "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL"
+    return Fact(name=name, status=Status.LIMITED, found=outcome.text, meaning=meaning, hint=hint)

@@ -30,13 +30,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from errno import ENOENT
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import rootless, syscalls, userns
 from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
-from batchns.kernel.network import link
+from batchns.kernel.network import link, police
 from batchns.kernel.sockets import make_room
 from batchns.launch import zygote
 from batchns.launch.enter import wanted_from
@@ -69,6 +70,8 @@ class Job:
         self.pidfd = -1
         self.status: socket.socket | None = None
         self.netns = -1
+        self.police = -1  # what `police.attach` returned, in the host's network
+        self.unshaped = ""  # why rates are not in force
         self.values: dict[str, str | int] = {}
         self.failure: StepError | None = None
         self.running = False
@@ -328,6 +331,8 @@ class Launcher:
         assert job.status is not None
         idmap = (self._idmap(plan.shift),) if plan.shift.uids else ()
         job.values = actions.apply(plan.cgroup, there=job.into)
+        if plan.network.mode == "host":
+            self._police(job, plan)
         record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # A file system that is full later must not cost an exit status. Written, not allocated: what is deleted
@@ -338,6 +343,17 @@ class Launcher:
                 socket.send_fds(job.status, [message], (record, stdin, stdout, stderr, *idmap))
         finally:
             os.close(record)
+
+    def _police(self, job: Job, plan: Plan) -> None:
+        """Rates and counters of a job in the host's network, where the kernel has them."""
+        try:
+            if not job.into:
+                raise OSError(ENOENT, police.NO_TREE)
+            job.police = police.attach(job.into, plan.network)
+        except OSError as error:
+            if plan.network.strict:
+                raise
+            job.unshaped = str(error.strerror)
 
     def _fail(self, job: Job, error: StepError) -> None:
         """The job cannot start: the first reason counts, and is told when its init is gone."""
@@ -388,8 +404,17 @@ class Launcher:
         assert job.plan is not None
         job.running = True
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
+        shapers = told["shapers"]
+        if job.police >= 0:
+            shapers = police.rates(job.police, job.plan.network.mtu)._asdict()
         self._answer(
-            "started", job.attempt, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"]
+            "started",
+            job.attempt,
+            pid=job.pid,
+            phases=phases,
+            cgroup_values=job.values,
+            shapers=shapers,
+            unshaped=job.unshaped,
         )
         if job.plan.ahead:
             into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
@@ -419,6 +444,8 @@ class Launcher:
             final["cgroup_texts"] = actions.read_final(plan.cgroup)
             if job.netns >= 0:
                 final["network"] = link.counters(plan.network.host_name)
+            elif job.police >= 0:
+                final["network"] = police.counters(job.police)
         except (StepError, OSError) as error:
             final["unread"] = str(error)
         return final
@@ -439,8 +466,9 @@ class Launcher:
         self._close_status(job)
         plan = job.plan
         left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
-        if job.netns >= 0:
-            os.close(job.netns)
+        for fd in (job.netns, job.police):
+            if fd >= 0:
+                os.close(fd)
         if plan:
             with suppress(FileNotFoundError):
                 os.unlink(plan.record)

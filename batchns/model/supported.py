@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from attrs import frozen
 
 from batchns.errors import UserError
-from batchns.model.job import NetworkMode, PreemptMode
+from batchns.model.job import PreemptMode
 from batchns.model.kinds import Kind, choice
 
 T = TypeVar("T")
@@ -29,11 +29,6 @@ class Gap:
 
 
 NOT_YET: Mapping[str, Gap] = {
-    "network.mode": Gap(
-        "the host's network is not available in this version",
-        'write mode = "private" (own address, the outside through NAT) or mode = "none"',
-        frozenset({NetworkMode.HOST}),
-    ),
     "preempt.mode": Gap(
         "preemption is not available in this version",
         'remove it or write mode = "off"',

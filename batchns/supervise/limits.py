@@ -31,14 +31,19 @@ def limits_of(job: Job, placement: Placement) -> Limits:
 UNCONNECTED = "an ordinary user has no link to shape: this job has its loopback only"
 
 
-def network_readings(job: Job, shapers: Mapping[str, int | None], *, connected: bool = True) -> dict[str, LimitReading]:
-    """The rates that were asked for, as the kernel holds them. `connected`: there are links to other places at all."""
+def network_readings(
+    job: Job, shapers: Mapping[str, int | None], *, connected: bool = True, unshaped: str = ""
+) -> dict[str, LimitReading]:
+    """The rates that were asked for, as the kernel holds them. `connected`: there are links to other places at all.
+
+    `unshaped`: why there are none in the host's network.
+    """
     if not connected and job.spec.network.mode is NetworkMode.PRIVATE:
         rates = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
         lost = ["network", *(name for name, rate in rates.items() if rate is not None)]
         return dict.fromkeys(lost, LimitReading(None, "", UNCONNECTED))
     asked = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
-    return {name: _rate(job, shapers.get(name)) for name, rate in asked.items() if rate is not None}
+    return {name: _rate(job, shapers.get(name), unshaped) for name, rate in asked.items() if rate is not None}
 
 
 _NOT_READ_BACK = {
@@ -83,10 +88,13 @@ def missing(unavailable: Iterable[tuple[str, str]]) -> str:
     return f"strict: {'; '.join(reasons)}" if reasons else ""
 
 
-def _rate(job: Job, found: int | None) -> LimitReading:
+def _rate(job: Job, found: int | None, unshaped: str) -> LimitReading:
+    mode = job.spec.network.mode
+    if mode is NetworkMode.HOST:
+        why = "" if found is not None else unshaped or "the kernel shows no rate for the job's cgroup"
+        return LimitReading(found, "bpf", why)
     if found is not None:
         return LimitReading(found, "tbf")
-    mode = job.spec.network.mode
     if mode is NetworkMode.PRIVATE:
         return LimitReading(None, "tbf", "the kernel shows no shaper on the job's link")
     return LimitReading(None, "", f'network mode "{mode.value}" has no link to shape')

@@ -85,7 +85,8 @@ class Networks:
     """`groups`: the device group of each grant; `pool6`: "" for no IPv6; `user`: whose jobs they are.
 
     `resolver` is the path of the jobs' resolv.conf ("" for the root's own). `connected`: jobs can have links; else each
-    has its loopback only, whatever it asks for.
+    has its loopback only, whatever it asks for. `host_resolver`: the host's own resolv.conf, for jobs in its network.
+    `unlimited`: why those have no rates here, "" where they have.
     """
 
     settings: NetworkSettings = field(factory=NetworkSettings)
@@ -95,6 +96,15 @@ class Networks:
     resolver: str = ""
     names: Names | None = None
     connected: bool = True
+    host_resolver: str = ""
+    unlimited: str = ""
+
+    def unavailable(self, job: Job) -> tuple[tuple[str, str], ...]:
+        """(limit, why) of the rates that a job in the host's network cannot have."""
+        if not self.unlimited or job.spec.network.mode is not NetworkMode.HOST:
+            return ()
+        rates = (("egress", job.bounds.egress), ("ingress", job.bounds.ingress))
+        return tuple((limit, self.unlimited) for limit, rate in rates if rate is not None)
 
     def plan(self, attempt: str, job: Job, slot: Slot) -> NetworkPlan:
         """The job's network; its name is known from here on, where it asks for other jobs."""
@@ -109,6 +119,7 @@ class Networks:
             wanted.egress,
             wanted.ingress,
             self.settings.mtu,
+            strict=job.bounds.strict and (wanted.egress or wanted.ingress) is not None,
             address6=job_address6(self.pool6, slot.number),
             group=self.groups[grant] if grant else 0,
             serves=bool(grant and grant.ports),
@@ -119,6 +130,8 @@ class Networks:
 
     def covers(self, wanted: Network) -> tuple[tuple[str, str], ...]:
         """(file inside, file of the host that takes its place) for a job."""
+        if wanted.mode is NetworkMode.HOST and self.host_resolver:
+            return ((resolver.HOSTS_OWN, self.host_resolver),)
         if wanted.mode is not NetworkMode.PRIVATE or not self.connected:
             return ()
         servers = ((resolver.HOSTS_OWN, self.resolver),) if self.resolver else ()

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from attrs import evolve
 
-from batchns.errors import HostError
+from batchns.errors import HostError, UserError
 from batchns.kernel import trial
 from batchns.kernel.cgroups.delegated import step_aside
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.cgroups.none import NoCgroups
 from batchns.model.config import Config, Paths
+from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
 
 NO_CGROUPS = "no cgroup is delegated to you: systemd-run --user --scope -p Delegate=yes batchns ..."
@@ -63,6 +64,19 @@ def make_private(folder: str) -> None:
         raise HostError(
             f"{folder}: others can write there, or have made it",
             "set XDG_RUNTIME_DIR, or write a folder of your own: run under [paths] in batchns.toml",
+        )
+
+
+def check_network(spec: JobSpec) -> None:
+    """Raises UserError for a job that asks for the host's network.
+
+    A user's sandbox is built in a user namespace of its own, which the kernel lets mount no /sys of a network namespace
+    that belongs to the host.
+    """
+    if spec.network.mode is NetworkMode.HOST:
+        raise UserError(
+            f'job {spec.name}: network.mode = "host" needs root',
+            "sudo batchns run --user $USER FILE",
         )
 
 

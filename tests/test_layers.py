@@ -43,6 +43,7 @@ LIGHT = {
     "batchns.launch.identity",
     "batchns.launch.plan",
     "batchns.launch.covers",
+    "batchns.launch.pasta",
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
     "batchns.kernel.cgroups.actions",

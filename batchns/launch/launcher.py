@@ -43,6 +43,7 @@ from batchns.launch import zygote
 from batchns.launch.enter import wanted_from
 from batchns.launch.entries import Entries
 from batchns.launch.init import MAX_MESSAGE
+from batchns.launch.pasta import Pastas
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
 _IDMAPS_KEPT = 64
@@ -92,6 +93,7 @@ class Launcher:
         self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._idmaps: dict[userns.Ids, int] = {}
         self._entries = Entries(self._watch, self._unwatch, self._answer)
+        self._pastas = Pastas(self._watch, self._unwatch)
         self._open = True
         self._stalled = False  # the client's socket is full: answers wait
 
@@ -113,9 +115,12 @@ class Launcher:
         times = [when for when, _, _ in self._due.values()]
         if self._mounts_moved:
             times.append(self._mounts_moved + _SETTLED)
+        if overdue := self._pastas.due():
+            times.append(overdue)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _do_what_is_due(self) -> None:
+        self._pastas.end_overdue()
         now = time.monotonic()
         if self._mounts_moved and now >= self._mounts_moved + _SETTLED:
             self._look_at_mounts()
@@ -396,9 +401,24 @@ class Launcher:
             if job.plan.network.mode == "private":
                 # Keeps the veth, and so its counters, until they have been read.
                 job.netns = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            if job.plan.network.mode == "pasta":
+                network = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    self._pastas.start(job.attempt, job.plan.network.program, network, lambda why: self._way(job, why))
+                finally:
+                    os.close(network)
+                return
             job.status.send(b"G")
         except OSError as error:
             self._fail(job, _as_step(error, "map ids"))
+
+    def _way(self, job: Job, failure: StepError | None) -> None:
+        """The job's way out is there, or will not be."""
+        if failure is not None:
+            self._fail(job, failure)
+        elif job.status is not None:
+            with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
+                job.status.send(b"G")
 
     def _started(self, job: Job, told: dict[str, Any]) -> None:
         assert job.plan is not None
@@ -460,6 +480,7 @@ class Launcher:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
         del self._jobs[job.attempt]
         self._entries.end(job.attempt)
+        self._pastas.end(job.attempt)
         if job.pidfd >= 0:
             self._unwatch(job.pidfd)
             os.close(job.pidfd)

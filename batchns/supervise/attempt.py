@@ -148,7 +148,7 @@ class Preparer:
         """Every limit of the attempt as the kernel holds it."""
         return {
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
-            **network_readings(job, started.shapers, connected=self.networks.connected, unshaped=started.unshaped),
+            **network_readings(job, started.shapers, self.networks, unshaped=started.unshaped),
             **scratch_readings(job, started.pid),
             **overlay_readings(job, started.pid),
         }

@@ -101,7 +101,9 @@ async def open_supervisor(
             observer=observer,
             submitter=submitter,
             host_paths=paths,
-            networks=make_networks(config, firewall, found, runs, user, driver) if root else Networks(connected=False),
+            networks=make_networks(config, firewall, found, runs, user, driver)
+            if root
+            else rootless.networks(found, Path(runs.resolver_path)),
             filters=filters,
             attached=attached,
             root=root,

@@ -19,9 +19,13 @@ from batchns.kernel.cgroups.delegated import step_aside
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.cgroups.none import NoCgroups
+from batchns.kernel.network import ipv6, resolver
+from batchns.kernel.network.resolver import Resolver
+from batchns.kernel.probe_network import way_out
 from batchns.model.config import Config, Paths
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
+from batchns.supervise.networks import Networks
 
 NO_CGROUPS = "no cgroup is delegated to you: systemd-run --user --scope -p Delegate=yes batchns ..."
 NO_NAMESPACE = "sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1 (as root)"
@@ -78,6 +82,15 @@ def check_network(spec: JobSpec) -> None:
             f'job {spec.name}: network.mode = "host" needs root',
             "sudo batchns run --user $USER FILE",
         )
+
+
+def networks(found: Resolver, place: Path) -> Networks:
+    """The way out of a user's jobs, where there is one. `place`: where their resolv.conf goes."""
+    way = way_out()
+    if not way.program:
+        return Networks(connected=False, unconnected=f"{way.why}: {way.hint}")
+    place.write_text(resolver.text(found, ipv6=bool(ipv6.way_out())))
+    return Networks(connected=False, pasta=way.program, resolver=str(place))
 
 
 def check_namespaces() -> None:

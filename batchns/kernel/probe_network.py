@@ -70,7 +70,7 @@ def a_users_network() -> Fact:
             name="network",
             status=Status.LIMITED,
             found=f"the outside through {way.program}",
-            meaning="no rate is held, jobs do not reach each other, and not the host's services",
+            meaning="no rate is held, and jobs do not reach each other",
             hint="sudo batchns run --user $USER FILE",
         )
     return Fact(

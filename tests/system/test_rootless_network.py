@@ -113,6 +113,21 @@ def test_it_reaches_no_service_of_the_host(home, machine):
     assert len(answers) == 3 and set(answers) <= {"ConnectionRefusedError", "TimeoutError"}, ran.stdout
 
 
+def test_at_another_address_of_the_host_it_is_any_program_of_the_users(home, machine):
+    """The documented gap: pasta copies one address only. What a user's job reaches there the user reaches anyway."""
+    with socket.create_server(("192.0.2.1", 0)) as service:
+        place = f"192.0.2.1:{service.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batchns", "run", "--", "python3", "-c", ASK, place],
+            stdout=subprocess.PIPE,
+            text=True,
+            **ada(home),
+        )
+        service.settimeout(20)
+        service.accept()[0].send(b"hello")
+        assert process.communicate(timeout=20)[0] == f"{place} hello\n"
+
+
 def test_nobody_outside_reaches_what_a_job_listens_on(home, machine):
     code = "import socket, time; s = socket.create_server(('', 7654)); open('up', 'w'); time.sleep(2)"
     process = subprocess.Popen([sys.executable, "-m", "batchns", "run", "--", "python3", "-c", code], **ada(home))

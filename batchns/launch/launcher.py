@@ -357,7 +357,7 @@ class Launcher:
             job.police = police.attach(job.into, plan.network)
         except OSError as error:
             if plan.network.strict:
-                raise
+                raise StepError("network: rates", job.into, error.errno or 0, str(error.strerror)) from None
             job.unshaped = str(error.strerror)
 
     def _fail(self, job: Job, error: StepError) -> None:

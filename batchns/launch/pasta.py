@@ -11,6 +11,7 @@ pasta wants to be alone in setting its signals up: SIGPIPE, which Python ignores
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -24,7 +25,7 @@ from batchns.kernel import syscalls
 INTERFACE = "eth0"
 READY_SECONDS = 10.0
 _CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21  # include/uapi/linux/capability.h
-_LAST_WORDS = 1 << 14  # bytes of what it says at most
+_LAST_WORDS = 1 << 14  # bytes of its messages that are kept
 _NOISE = "Failed to send"  # it also writes to a system log that may not be there
 
 # To set up the interface itself; no ports; the gateway's address is not the host's loopback; nobody asks for addresses.
@@ -59,7 +60,10 @@ class Pastas:
         Raises:
             OSError: there is no process for it.
         """
-        said = os.memfd_create("pasta", os.MFD_CLOEXEC)
+        said = os.memfd_create("pasta", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(said, _LAST_WORDS)
+        # A job can make it complain as often as it likes: what is beyond is refused, and nobody's memory grows.
+        fcntl.fcntl(said, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
         ready, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(ready, False)
         pid = os.fork()
@@ -111,7 +115,7 @@ class Pastas:
         if ready:
             process.done(None)
             return
-        text = os.pread(process.said, _LAST_WORDS, 0).decode(errors="replace")
+        text = os.pread(process.said, _LAST_WORDS, 0).rstrip(b"\0").decode(errors="replace")
         lines = [line for line in text.splitlines() if line and not line.startswith(_NOISE)]
         why = lines[-1] if lines else f"no answer within {READY_SECONDS:.0f} s"
         hint = f'it says: {why}. Without it: network.mode = "none"'

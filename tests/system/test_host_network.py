@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from batchns.kernel import bpf
 from batchns.kernel.cgroups.detect import own_unified
 
 from .conftest import batchns, start, until
@@ -217,6 +220,40 @@ def test_nothing_is_left_of_a_run_that_is_killed(allowed: Path, machine: str) ->
     process.wait()
     time.sleep(0.2)
     assert batchns("run", "--network", "none", "--", "true", cwd=allowed).code == 0
+
+
+@pytest.fixture
+def alone_above() -> Iterator[None]:
+    """Somebody's program on the cgroup above the jobs', attached without a wish to share."""
+    code = bpf.assemble([(0xB7, 0, 0, 0, 1), (0x95, 0, 0, 0, 0)])
+    program = bpf.load(bpf.CGROUP_SKB, bpf.INET_EGRESS, code)
+    cgroup = os.open(str(own_unified()), os.O_RDONLY)
+
+    def call(command: int) -> None:
+        buffer = ctypes.create_string_buffer(struct.pack("=5I", cgroup, program, bpf.INET_EGRESS, 0, 0), 128)
+        assert ctypes.CDLL(None).syscall(bpf.NR_BPF, command, buffer, 128) == 0
+
+    call(8)  # BPF_PROG_ATTACH
+    try:
+        yield
+    finally:
+        call(9)  # BPF_PROG_DETACH
+        os.close(cgroup)
+        os.close(program)
+
+
+@limits_rates
+def test_rates_that_the_kernel_refuses_are_named_and_strict_refuses_the_job(allowed: Path, alone_above: None) -> None:
+    text = 'name = "a"\ncommand = ["touch", "started"]\n[network]\nmode = "host"\negress = "1mbit"\n'
+    strict = job_file(allowed, text + "[resources]\nstrict = true\n")
+    ran = batchns("run", "--config", "batchns.toml", "--json", strict, cwd=allowed)
+    assert ran.jobs["a"]["state"] == "FAILED"
+    assert "network: rates" in ran.jobs["a"]["reason"]
+    assert not (allowed / "started").exists()
+    ran = batchns("run", "--config", "batchns.toml", "--json", job_file(allowed, text), cwd=allowed)
+    assert ran.jobs["a"]["state"] == "COMPLETED"
+    reading = ran.jobs["a"]["limits"]["egress"]
+    assert (reading["value"], reading["why"]) == (None, "bpf program attach: Operation not permitted")
 
 
 @pytest.mark.skipif(own_unified() is not None, reason="there is a cgroup v2 tree")

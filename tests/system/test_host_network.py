@@ -127,6 +127,13 @@ print([line for line in open("/proc/self/status") if line.startswith(("CapEff", 
 """
 
 
+def test_the_probe_for_rights_sees_those_of_root() -> None:
+    """The control of the next test, in a network namespace that nobody else is in."""
+    command = ["unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh", sys.executable, "-c", NO_RIGHTS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [line.rpartition(" ")[2] for line in told.splitlines()[:-1]] == ["WORKED"] * 6, told
+
+
 @pytest.mark.parametrize("submitter", ["private", "root"])
 def test_it_has_no_right_over_that_network(submitter: str) -> None:
     """Not even as uid 0 inside: its user namespace owns no network."""

@@ -197,7 +197,7 @@ def test_the_rates_are_in_the_result_as_the_kernel_holds_them_and_so_is_what_was
     assert 6_000_000 < result["net_sent_bytes"] < 7_000_000
     assert 0 < result["net_received_bytes"] < 1_000_000
     # 48 Mbit at 16 Mbit/s, less the bucket and what the socket holds at the end.
-    assert 2.0 < result["running_seconds"] < 6.0
+    assert 2.0 < result["running_seconds"] < 15.0
 
 
 @limits_rates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -180,6 +181,16 @@ def test_a_killed_run_leaves_none(home, machine, nothing_left):
     assert as_ada(home, "run", "--network", "none", "--", "true").code == 0
 
 
+def launchers() -> list[int]:
+    """The pids of ada's launchers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if entry.name.isdigit() and entry.stat().st_uid == UID:
+                found += [int(entry.name)] * ((entry / "comm").read_text() == "batchns-launch\n")
+    return found
+
+
 def test_a_killed_launcher_takes_it_along(home, machine):
     process = subprocess.Popen(
         [sys.executable, "-m", "batchns", "run", "--", "sh", "-c", "touch up; sleep 60"],
@@ -187,15 +198,9 @@ def test_a_killed_launcher_takes_it_along(home, machine):
         **ada(home),
     )
     until((home / "up").exists)
-    (launcher,) = (
-        entry.name
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit()
-        and entry.stat().st_uid == UID
-        and (entry / "comm").read_text().strip() == "batchns-launch"
-    )
+    (launcher,) = launchers()
     assert len(pastas()) == 1
-    os.kill(int(launcher), signal.SIGKILL)
+    os.kill(launcher, signal.SIGKILL)
     until(lambda: not pastas(), 5)
     process.wait(20)
 

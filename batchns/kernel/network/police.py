@@ -27,7 +27,7 @@ from batchns.kernel.network.types import Counters, NetworkPlan, Shapers
 
 NO_TREE = (
     "rates in the host's network need a cgroup v2 tree, and none is mounted here: "
-    "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
+    "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
 )
 _BUCKET_NS = 300_000_000
 _LOOPBACK = 1  # its index in every network namespace

@@ -46,7 +46,7 @@ lint: setup
 	@$(BIN)/mypy --no-error-summary
 
 test-host: setup
-	@.ci/packages busybox:busybox-static mksquashfs:squashfs-tools
+	@.ci/packages busybox:busybox-static mksquashfs:squashfs-tools pasta:passt
 	@$(BIN)/pytest --quiet --durations=10
 
 # What another kernel or cgroup version can change is tested there: not what programs print, nor (v1) the network again.

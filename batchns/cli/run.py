@@ -59,7 +59,7 @@ class _Run(click.Command):
 @click.option("--scratch", metavar="SIZE", help="Size of the private /tmp.")
 @click.option("--resource", metavar="NAME=N", multiple=True, help="A resource that batchns.toml names.")
 @click.option("--strict", is_flag=True, default=None, help="Refuse to run when a limit cannot be enforced here.")
-@click.option("--network", metavar="MODE", help="private (default: own namespace, NAT) or none.")
+@click.option("--network", metavar="MODE", help="private (default: own namespace, NAT), none, or host.")
 @click.option("--egress", metavar="RATE", help='What the job may send: "50mbit".')
 @click.option("--ingress", metavar="RATE", help='What the job may receive: "100mbit".')
 @click.option("--allow", metavar="WHAT", multiple=True, help="Reach this too: jobs, host:PORT or an address range.")

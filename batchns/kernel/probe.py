@@ -15,19 +15,20 @@ from batchns.kernel import syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
 from batchns.kernel.network.firewall import problems
 from batchns.kernel.probe_cgroups import block_weights, cgroups, swap_accounting
-from batchns.kernel.probe_network import name_servers, way_out_by_ipv6
+from batchns.kernel.probe_network import a_users_network, name_servers, rates_in_the_hosts_network, way_out_by_ipv6
 
 
 def probe(place: Place) -> list[Fact]:
     """Every fact, in the order in which a job would need them. Takes a fraction of a second."""
     links = [*network(), *other_firewalls(place, problems), name_servers(place), way_out_by_ipv6()]
+    links += [rates_in_the_hosts_network()] if place.root else []
     return [
         who(place),
         kernel(os.uname().release),
         *(cgroups(place) if place.root else map(for_a_user, cgroups(place))),
         *namespaces(),
         *id_maps(place),
-        *(links if place.root else [LOOPBACK]),
+        *(links if place.root else [a_users_network()]),
         tried(
             "seccomp",
             trial.attempt(trial.seccomp),
@@ -58,15 +59,6 @@ def who(place: Place) -> Fact:
         hint="sudo batchns run --user $USER FILE",
         needed=True,
     )
-
-
-LOOPBACK = Fact(
-    name="network",
-    status=Status.LIMITED,
-    found="loopback only",
-    meaning="nobody but root makes links to other places: jobs reach themselves, and there is no rate to limit",
-    hint="sudo batchns run --user $USER FILE",
-)
 
 
 def for_a_user(fact: Fact) -> Fact:

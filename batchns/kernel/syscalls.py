@@ -76,6 +76,8 @@ PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
 PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
 SECBIT_NOROOT = 1 << 0
 SECBIT_NO_SETUID_FIXUP = 1 << 2
 SECBIT_KEEP_CAPS = 1 << 4
@@ -255,10 +257,10 @@ def sethostname(name: str) -> None:
         raise _fail("sethostname", name)
 
 
-def prctl(option: int, value: int) -> None:
-    """prctl(2) with one argument."""
+def prctl(option: int, value: int, second: int = 0) -> None:
+    """prctl(2) with one argument or two."""
     zero = ctypes.c_ulong(0)
-    if _prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) < 0:
+    if _prctl(ctypes.c_int(option), ctypes.c_ulong(value), ctypes.c_ulong(second), zero, zero) < 0:
         raise _fail(f"prctl({option}, {value})")
 
 
@@ -268,11 +270,12 @@ def set_name(name: str) -> None:
         raise _fail("prctl(PR_SET_NAME)")
 
 
-def set_capabilities(mask: int) -> None:
-    """Permitted and effective set become `mask` (bit n: capability n), the inheritable set empty. capset(2)."""
+def set_capabilities(mask: int, *, inherited: int = 0) -> None:
+    """Permitted and effective set become `mask` (bit n: capability n), the inheritable set `inherited`. capset(2)."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
+    inherited_low, inherited_high = inherited & 0xFFFFFFFF, inherited >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    if _capset(header, struct.pack("=6I", low, low, 0, high, high, 0)) < 0:
+    if _capset(header, struct.pack("=6I", low, low, inherited_low, high, high, inherited_high)) < 0:
         raise _fail("capset")
 
 

@@ -82,11 +82,11 @@ def host_paths() -> frozenset[str]:
     return frozenset(path for path in MAY_MASK if os.path.exists(path))
 
 
-def base(host_paths: frozenset[str], scratch: int, *, root: bool = True) -> Base:
+def base(host_paths: frozenset[str], scratch: int, *, root: bool = True, own_network: bool = True) -> Base:
     """What the sandboxes of this host have in common. Pure.
 
     `host_paths`: which of `MAY_MASK` exist. `scratch`: the usual size of /tmp in bytes; a job may have another.
-    `root`: batchns has root's rights; else the device nodes are the host's.
+    `root`: batchns has root's rights; else the device nodes are the host's. `own_network`: see `Base`.
     """
     return Base(
         (
@@ -100,7 +100,8 @@ def base(host_paths: frozenset[str], scratch: int, *, root: bool = True) -> Base
             Mount("sysfs", "/sys", options=("ro",)),
             *(Mount("readonly", path) for path in READ_ONLY if path in host_paths),
             *(Mount("mask", path) for path in MASKED if path in host_paths),
-        )
+        ),
+        own_network=own_network,
     )
 
 
@@ -112,13 +113,14 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
     """
     spec = attempt.spec
     rootfs = spec.isolation.rootfs
-    common = base(host_paths, attempt.usual_scratch, root=attempt.root)
+    alone = attempt.network.mode != "host"
+    common = base(host_paths, attempt.usual_scratch, root=attempt.root, own_network=alone)
     identified = identify(attempt.submitter, spec.isolation.identity, attempt.slot.id_start, root=attempt.root)
     return Plan(
         attempt=attempt.name,
         ahead=attempt.ahead,
         hostname=_hostname(spec.name),
-        base=common if rootfs is None else Base(host_root=False),
+        base=common if rootfs is None else Base(host_root=False, own_network=alone),
         cgroup=attempt.cgroup,
         network=attempt.network,
         rootfs=None if rootfs is None else Rootfs(rootfs, spec.isolation.overlay or 0, _may_be_image(attempt, rootfs)),

@@ -43,6 +43,7 @@ class Started:
     phases: Mapping[str, float] = field(factory=dict)
     cgroup_values: Mapping[str, str | int] = field(factory=dict)  # for Driver.readings
     shapers: Mapping[str, int | None] = field(factory=dict)  # {"egress": bit/s in force, "ingress": ...}
+    unshaped: str = ""  # why a job in the host's network has no rates in force
 
 
 @frozen(kw_only=True)
@@ -155,6 +156,7 @@ class Launcher:
             phases=value["phases"],
             cgroup_values=value["cgroup_values"],
             shapers=value["shapers"],
+            unshaped=value["unshaped"],
         )
 
     async def prepare(self, attempt: str, base: Base, into: str) -> None:

@@ -27,6 +27,7 @@ from typing import NamedTuple, NoReturn, ParamSpec, TypeVar
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
 from batchns.kernel.network import link
+from batchns.kernel.network.types import Shapers
 from batchns.launch import identity, sandbox
 from batchns.launch.plan import Base, Plan, from_wire
 
@@ -71,7 +72,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     os.umask(0)
     os.setsid()
     leave_keyring()
-    host = link.isolate()
+    host = link.isolate() if base.own_network else None
     root = step("mount root", sandbox.make_root) if base.host_root else step("mount root", sandbox.leave_host)
     sandbox.perform(root, base.mounts)
     clock.mark("base")
@@ -81,8 +82,10 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     sandbox.join_cgroups(plan)
     step("cgroup namespace", sys.unshare, sys.CLONE_NEWCGROUP)
     clock.mark("cgroup")
-    with host:
-        shapers = link.connect(plan.network, host)
+    shapers = Shapers()
+    if host is not None:
+        with host:
+            shapers = link.connect(plan.network, host)
     clock.mark("network")
     if plan.credentials.groups is not None:
         os.setgroups(plan.credentials.groups)  # before the map: setgroups(2) is denied inside

@@ -30,18 +30,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from errno import ENOENT
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import rootless, syscalls, userns
 from batchns.kernel.cgroups import actions
 from batchns.kernel.cgroups.interface import CgroupPlan
-from batchns.kernel.network import link
+from batchns.kernel.network import link, police
 from batchns.kernel.sockets import make_room
 from batchns.launch import zygote
 from batchns.launch.enter import wanted_from
 from batchns.launch.entries import Entries
 from batchns.launch.init import MAX_MESSAGE
+from batchns.launch.pasta import Pastas
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
 _IDMAPS_KEPT = 64
@@ -69,6 +71,8 @@ class Job:
         self.pidfd = -1
         self.status: socket.socket | None = None
         self.netns = -1
+        self.police = -1  # what `police.attach` returned, in the host's network
+        self.unshaped = ""  # why rates are not in force
         self.values: dict[str, str | int] = {}
         self.failure: StepError | None = None
         self.running = False
@@ -89,6 +93,7 @@ class Launcher:
         self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._idmaps: dict[userns.Ids, int] = {}
         self._entries = Entries(self._watch, self._unwatch, self._answer)
+        self._pastas = Pastas(self._watch, self._unwatch)
         self._open = True
         self._stalled = False  # the client's socket is full: answers wait
 
@@ -110,9 +115,12 @@ class Launcher:
         times = [when for when, _, _ in self._due.values()]
         if self._mounts_moved:
             times.append(self._mounts_moved + _SETTLED)
+        if overdue := self._pastas.due():
+            times.append(overdue)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _do_what_is_due(self) -> None:
+        self._pastas.end_overdue()
         now = time.monotonic()
         if self._mounts_moved and now >= self._mounts_moved + _SETTLED:
             self._look_at_mounts()
@@ -328,6 +336,8 @@ class Launcher:
         assert job.status is not None
         idmap = (self._idmap(plan.shift),) if plan.shift.uids else ()
         job.values = actions.apply(plan.cgroup, there=job.into)
+        if plan.network.mode == "host":
+            self._police(job, plan)
         record = os.open(plan.record, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # A file system that is full later must not cost an exit status. Written, not allocated: what is deleted
@@ -338,6 +348,17 @@ class Launcher:
                 socket.send_fds(job.status, [message], (record, stdin, stdout, stderr, *idmap))
         finally:
             os.close(record)
+
+    def _police(self, job: Job, plan: Plan) -> None:
+        """Rates and counters of a job in the host's network, where the kernel has them."""
+        try:
+            if not job.into:
+                raise OSError(ENOENT, police.NO_TREE)
+            job.police = police.attach(job.into, plan.network)
+        except OSError as error:
+            if plan.network.strict:
+                raise StepError("network: rates", job.into, error.errno or 0, str(error.strerror)) from None
+            job.unshaped = str(error.strerror)
 
     def _fail(self, job: Job, error: StepError) -> None:
         """The job cannot start: the first reason counts, and is told when its init is gone."""
@@ -380,16 +401,40 @@ class Launcher:
             if job.plan.network.mode == "private":
                 # Keeps the veth, and so its counters, until they have been read.
                 job.netns = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            if job.plan.network.mode == "pasta":
+                network = os.open(f"/proc/{job.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    self._pastas.start(job.attempt, job.plan.network.program, network, lambda why: self._way(job, why))
+                finally:
+                    os.close(network)
+                return
             job.status.send(b"G")
         except OSError as error:
             self._fail(job, _as_step(error, "map ids"))
+
+    def _way(self, job: Job, failure: StepError | None) -> None:
+        """The job's way out is there, or will not be."""
+        if failure is not None:
+            self._fail(job, failure)
+        elif job.status is not None:
+            with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
+                job.status.send(b"G")
 
     def _started(self, job: Job, told: dict[str, Any]) -> None:
         assert job.plan is not None
         job.running = True
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
+        shapers = told["shapers"]
+        if job.police >= 0:
+            shapers = police.rates(job.police, job.plan.network.mtu)._asdict()
         self._answer(
-            "started", job.attempt, pid=job.pid, phases=phases, cgroup_values=job.values, shapers=told["shapers"]
+            "started",
+            job.attempt,
+            pid=job.pid,
+            phases=phases,
+            cgroup_values=job.values,
+            shapers=shapers,
+            unshaped=job.unshaped,
         )
         if job.plan.ahead:
             into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
@@ -419,6 +464,8 @@ class Launcher:
             final["cgroup_texts"] = actions.read_final(plan.cgroup)
             if job.netns >= 0:
                 final["network"] = link.counters(plan.network.host_name)
+            elif job.police >= 0:
+                final["network"] = police.counters(job.police)
         except (StepError, OSError) as error:
             final["unread"] = str(error)
         return final
@@ -433,14 +480,16 @@ class Launcher:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
         del self._jobs[job.attempt]
         self._entries.end(job.attempt)
+        self._pastas.end(job.attempt)
         if job.pidfd >= 0:
             self._unwatch(job.pidfd)
             os.close(job.pidfd)
         self._close_status(job)
         plan = job.plan
         left = actions.remove(plan.cgroup if plan else CgroupPlan(directories=(job.into,) if job.into else ()))
-        if job.netns >= 0:
-            os.close(job.netns)
+        for fd in (job.netns, job.police):
+            if fd >= 0:
+                os.close(fd)
         if plan:
             with suppress(FileNotFoundError):
                 os.unlink(plan.record)

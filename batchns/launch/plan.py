@@ -29,11 +29,13 @@ class Mount(NamedTuple):
 class Base(NamedTuple):
     """The part of a sandbox that is the same for many jobs, so that it can be built before anybody asks for it.
 
-    `host_root`: the root is the host's; else it is the job's own, and made when the job is known.
+    `host_root`: the root is the host's; else it is the job's own, and made when the job is known. `own_network`: a
+    network namespace of its own; else it stays in the host's.
     """
 
     mounts: tuple[Mount, ...] = ()
     host_root: bool = True
+    own_network: bool = True
 
 
 class Rootfs(NamedTuple):
@@ -180,8 +182,8 @@ def from_wire(message: bytes) -> Plan:
 
 def base_from(raw: list[Any]) -> Base:
     """The base that JSON has made lists of."""
-    mounts, host_root = raw
-    return Base(_mounts(mounts), host_root)
+    mounts, host_root, own_network = raw
+    return Base(_mounts(mounts), host_root, own_network)
 
 
 def _ids(raw: list[Any]) -> Ids:

@@ -144,6 +144,7 @@ class NetworkSettings:
     outside: tuple[Range, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))  # what every job reaches there
     allow: tuple[Target, ...] = (Jobs(),)  # what a job may ask for beside that
     dns: tuple[str, ...] = ()  # name servers of jobs; (): the host's
+    host: bool = False  # jobs may share the host's network
 
 
 @frozen(kw_only=True)

@@ -224,6 +224,11 @@ NETWORK: Table[NetworkSettings] = Table(
             "Addresses of name servers that jobs ask.",
             "those of the host",
         ),
+        "host": Field(
+            boolean(),
+            "Jobs may share the host's network: they reach its services and abstract sockets then.",
+            str(_BUILT_IN.network.host).lower(),
+        ),
     },
     where="network",
 )

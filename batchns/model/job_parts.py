@@ -41,7 +41,6 @@ from batchns.model.problems import did_you_mean
 from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
 from batchns.model.reach import PATTERN as REACH_PATTERN
 from batchns.model.reach import HostPorts, Jobs, Target, format_target, parse_target, permitted
-from batchns.model.supported import offered
 from batchns.model.values import check_cpus, check_path, parse_bind, parse_cpuset
 from batchns.units import format_rate, format_size, quote
 
@@ -107,13 +106,15 @@ def resources_table(config: Config) -> Table[Resources]:
 
 def network_table(config: Config) -> Table[Network]:
     node = config.node
-    mode = offered("network.mode", NetworkMode)
     least = 8000  # tbf lets less than one full packet a second and a half through below this
     return Table(
         make=Network,
         fields={
             "mode": Field(
-                mode, "private: an address of its own, the outside through NAT; none: loopback.", '"private"'
+                _network_mode(config.network),
+                "private: an address of its own, the outside through NAT; none: loopback; host: the host's network, "
+                "where batchns.toml allows it.",
+                '"private"',
             ),
             "egress": Field(
                 _at_most(rate(least, example='"50mbit"'), node.egress, format_rate, "egress"),
@@ -137,10 +138,34 @@ def network_table(config: Config) -> Table[Network]:
         where="network",
         rules=(no_rate_without_network, nothing_to_allow),
         rules_schema={
-            "if": {"properties": {"mode": {"const": "none"}}, "required": ["mode"]},
-            "then": {"properties": {"egress": False, "ingress": False, "allow": False}},
+            "allOf": [
+                {
+                    "if": {"properties": {"mode": {"const": "none"}}, "required": ["mode"]},
+                    "then": {"properties": {"egress": False, "ingress": False, "allow": False}},
+                },
+                {
+                    "if": {"properties": {"mode": {"const": "host"}}, "required": ["mode"]},
+                    "then": {"properties": {"allow": False}},
+                },
+            ]
         },
     )
+
+
+def _network_mode(settings: NetworkSettings) -> Kind[NetworkMode]:
+    """The modes that this node allows."""
+    kind = choice(NetworkMode)
+
+    def read(value: Any) -> NetworkMode:
+        mode = kind.read(value)
+        if mode is NetworkMode.HOST and not settings.host:
+            raise UserError(
+                "the host's network is not allowed on this machine",
+                'write mode = "private", or have host = true written under [network] in batchns.toml',
+            )
+        return mode
+
+    return evolve(kind, read=read)
 
 
 def _allowed_by(settings: NetworkSettings) -> Callable[[str], Target]:

@@ -107,7 +107,8 @@ class Preparer:
         """
         attempt.limits = limits_of(job, attempt.placement)
         attempt.cgroup = self.driver.plan(attempt.name, attempt.limits)
-        refusal = missing(attempt.cgroup.unavailable) if job.bounds.strict else ""
+        unavailable = (*attempt.cgroup.unavailable, *self.networks.unavailable(job))
+        refusal = missing(unavailable) if job.bounds.strict else ""
         if refusal:
             raise UserError(refusal, "leave the limit or strict away, or see batchns doctor")
         attempt.slot = self.runs.acquire_slot()
@@ -147,7 +148,7 @@ class Preparer:
         """Every limit of the attempt as the kernel holds it."""
         return {
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
-            **network_readings(job, started.shapers, connected=self.networks.connected),
+            **network_readings(job, started.shapers, self.networks, unshaped=started.unshaped),
             **scratch_readings(job, started.pid),
             **overlay_readings(job, started.pid),
         }

@@ -14,7 +14,7 @@ import trio
 
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
-from batchns.kernel.network import resolver
+from batchns.kernel.network import police, resolver
 from batchns.kernel.network.firewall import Firewall
 from batchns.kernel.network.resolver import Resolver
 from batchns.kernel.network.types import Grant
@@ -52,9 +52,11 @@ async def open_supervisor(
         HostError: this machine cannot run jobs, or its settings do not fit it.
         UserError: a job asks for an identity that its submitter cannot have.
     """
+    root = os.geteuid() == 0
     for spec in specs:
         identity_of(submitter, spec.isolation.identity)
-    root = os.geteuid() == 0
+        if not root:
+            rootless.check_network(spec)
     if not root:
         config = rootless.own_paths(config, submitter)
         rootless.check_namespaces()
@@ -71,9 +73,10 @@ async def open_supervisor(
         stack.callback(_remove_what_is_left, runs, driver, tell)
         launcher = await stack.enter_async_context(open_launcher(root=root))
         paths = host_paths()
+        own_network = any(spec.network.mode is not NetworkMode.HOST for spec in specs)
         for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
             name = runs.attempt_name(serial)
-            common = base(paths, config.defaults.scratch, root=root)
+            common = base(paths, config.defaults.scratch, root=root, own_network=own_network)
             await launcher.prepare(name, common, driver.plan(name, Limits()).into)
         found = resolver.find(config.network.dns)
         firewall = make_firewall(config, found.servers, grants_of(specs, user))
@@ -99,7 +102,9 @@ async def open_supervisor(
             observer=observer,
             submitter=submitter,
             host_paths=paths,
-            networks=make_networks(config, firewall, found, runs, user) if root else Networks(connected=False),
+            networks=make_networks(config, firewall, found, runs, user, driver)
+            if root
+            else rootless.networks(found, Path(runs.resolver_path)),
             filters=filters,
             attached=attached,
             root=root,
@@ -133,11 +138,14 @@ def make_firewall(config: Config, servers: Sequence[str], grants: Sequence[Grant
     )
 
 
-def make_networks(config: Config, firewall: Firewall, found: Resolver, runs: RunFolder, user: int) -> Networks:
+def make_networks(
+    config: Config, firewall: Firewall, found: Resolver, runs: RunFolder, user: int, driver: Driver
+) -> Networks:
     """What jobs' networks have in common, once the firewall is held."""
     path = Path(runs.resolver_path)
     path.write_text(resolver.text(found, ipv6=bool(firewall.pool6)))
     path.chmod(0o644)
+    own = resolver.copy(Path(runs.host_resolver_path)) if config.network.host else False
     return Networks(
         settings=config.network,
         user=user,
@@ -145,4 +153,17 @@ def make_networks(config: Config, firewall: Firewall, found: Resolver, runs: Run
         groups=firewall.groups,
         resolver=str(path),
         names=Names.create(runs.names_path) if any(grant.jobs for grant in firewall.groups) else None,
+        host_resolver=runs.host_resolver_path if own else "",
+        unlimited=_no_rates_in_the_hosts_network(driver) if config.network.host else "",
     )
+
+
+def _no_rates_in_the_hosts_network(driver: Driver) -> str:
+    """Why a job there cannot be limited, "" where it can."""
+    if not driver.plan("any", Limits()).into:
+        return police.NO_TREE
+    try:
+        police.attempt()
+    except OSError as error:
+        return str(error.strerror)
+    return ""

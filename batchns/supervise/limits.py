@@ -9,7 +9,9 @@ from batchns.core.job import Job
 from batchns.core.placement import Placement
 from batchns.kernel.cgroups.interface import Limits
 from batchns.model.job import NetworkMode
+from batchns.model.reach import HostPorts, Jobs
 from batchns.model.result import LimitReading
+from batchns.supervise.networks import NO_LINK, Networks
 from batchns.supervise.node import format_cpu_list
 
 SCRATCH = "/tmp"
@@ -28,17 +30,24 @@ def limits_of(job: Job, placement: Placement) -> Limits:
     )
 
 
-UNCONNECTED = "an ordinary user has no link to shape: this job has its loopback only"
+def network_readings(
+    job: Job, shapers: Mapping[str, int | None], networks: Networks, *, unshaped: str = ""
+) -> dict[str, LimitReading]:
+    """The rates that were asked for, as the kernel holds them, and what of the network is missing.
 
-
-def network_readings(job: Job, shapers: Mapping[str, int | None], *, connected: bool = True) -> dict[str, LimitReading]:
-    """The rates that were asked for, as the kernel holds them. `connected`: there are links to other places at all."""
-    if not connected and job.spec.network.mode is NetworkMode.PRIVATE:
-        rates = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
-        lost = ["network", *(name for name, rate in rates.items() if rate is not None)]
-        return dict.fromkeys(lost, LimitReading(None, "", UNCONNECTED))
-    asked = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
-    return {name: _rate(job, shapers.get(name)) for name, rate in asked.items() if rate is not None}
+    `unshaped`: why there are none in the host's network.
+    """
+    rates = {"egress": job.bounds.egress, "ingress": job.bounds.ingress}
+    asked = [name for name, rate in rates.items() if rate is not None]
+    if networks.connected or job.spec.network.mode is not NetworkMode.PRIVATE:
+        return {name: _rate(job, shapers.get(name), unshaped) for name in asked}
+    if not networks.pasta:
+        why = f"{NO_LINK}: this job has its loopback only ({networks.unconnected})"
+        return dict.fromkeys(("network", *asked), LimitReading(None, "", why))
+    lost = dict.fromkeys(asked, LimitReading(None, "", f"{NO_LINK}: pasta holds no rate"))
+    if any(isinstance(entry, Jobs | HostPorts) for entry in job.spec.network.allow):
+        lost["allow"] = LimitReading(None, "", "through pasta a job reaches neither other jobs nor the host's ports")
+    return lost
 
 
 _NOT_READ_BACK = {
@@ -83,10 +92,13 @@ def missing(unavailable: Iterable[tuple[str, str]]) -> str:
     return f"strict: {'; '.join(reasons)}" if reasons else ""
 
 
-def _rate(job: Job, found: int | None) -> LimitReading:
+def _rate(job: Job, found: int | None, unshaped: str) -> LimitReading:
+    mode = job.spec.network.mode
+    if mode is NetworkMode.HOST:
+        why = "" if found is not None else unshaped or "the kernel shows no rate for the job's cgroup"
+        return LimitReading(found, "bpf", why)
     if found is not None:
         return LimitReading(found, "tbf")
-    mode = job.spec.network.mode
     if mode is NetworkMode.PRIVATE:
         return LimitReading(None, "tbf", "the kernel shows no shaper on the job's link")
     return LimitReading(None, "", f'network mode "{mode.value}" has no link to shape')

@@ -22,6 +22,7 @@ from batchns.model.job import JobSpec, Network, NetworkMode
 from batchns.model.reach import HostPorts, Jobs
 
 HOSTS = "/etc/hosts"
+NO_LINK = "an ordinary user has no link to shape"
 
 
 def grant_of(wanted: Network, user: int) -> Grant | None:
@@ -85,7 +86,10 @@ class Networks:
     """`groups`: the device group of each grant; `pool6`: "" for no IPv6; `user`: whose jobs they are.
 
     `resolver` is the path of the jobs' resolv.conf ("" for the root's own). `connected`: jobs can have links; else each
-    has its loopback only, whatever it asks for.
+    has its loopback only, whatever it asks for (`unconnected` says why), or what `pasta`, a program's path, lets
+    through.
+    `host_resolver`: the host's own resolv.conf, for jobs in its network.
+    `unlimited`: why those have no rates here, "" where they have.
     """
 
     settings: NetworkSettings = field(factory=NetworkSettings)
@@ -95,12 +99,26 @@ class Networks:
     resolver: str = ""
     names: Names | None = None
     connected: bool = True
+    pasta: str = ""
+    unconnected: str = ""
+    host_resolver: str = ""
+    unlimited: str = ""
+
+    def unavailable(self, job: Job) -> tuple[tuple[str, str], ...]:
+        """(limit, why) of the rates that a job cannot have here."""
+        own = job.spec.network.mode is not NetworkMode.HOST
+        why = self.unlimited if not own else "" if self.connected else NO_LINK
+        if not why:
+            return ()
+        rates = (("egress", job.bounds.egress), ("ingress", job.bounds.ingress))
+        return tuple((limit, why) for limit, rate in rates if rate is not None)
 
     def plan(self, attempt: str, job: Job, slot: Slot) -> NetworkPlan:
         """The job's network; its name is known from here on, where it asks for other jobs."""
         wanted = job.spec.network
         if not self.connected:
-            return NetworkPlan("none")
+            out = self.pasta and wanted.mode is NetworkMode.PRIVATE
+            return NetworkPlan("pasta", program=self.pasta) if out else NetworkPlan("none")
         grant = grant_of(wanted, self.user)
         plan = network_plan(
             wanted.mode.value,
@@ -109,6 +127,7 @@ class Networks:
             wanted.egress,
             wanted.ingress,
             self.settings.mtu,
+            strict=job.bounds.strict and (wanted.egress or wanted.ingress) is not None,
             address6=job_address6(self.pool6, slot.number),
             group=self.groups[grant] if grant else 0,
             serves=bool(grant and grant.ports),
@@ -119,7 +138,9 @@ class Networks:
 
     def covers(self, wanted: Network) -> tuple[tuple[str, str], ...]:
         """(file inside, file of the host that takes its place) for a job."""
-        if wanted.mode is not NetworkMode.PRIVATE or not self.connected:
+        if wanted.mode is NetworkMode.HOST and self.host_resolver:
+            return ((resolver.HOSTS_OWN, self.host_resolver),)
+        if wanted.mode is not NetworkMode.PRIVATE or not (self.connected or self.pasta):
             return ()
         servers = ((resolver.HOSTS_OWN, self.resolver),) if self.resolver else ()
         names = ((HOSTS, self.names.path),) if self.names and Jobs() in wanted.allow else ()

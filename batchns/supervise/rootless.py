@@ -13,14 +13,19 @@ from pathlib import Path
 
 from attrs import evolve
 
-from batchns.errors import HostError
+from batchns.errors import HostError, UserError
 from batchns.kernel import trial
 from batchns.kernel.cgroups.delegated import step_aside
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.cgroups.none import NoCgroups
+from batchns.kernel.network import ipv6, resolver
+from batchns.kernel.network.resolver import Resolver
+from batchns.kernel.probe_network import way_out
 from batchns.model.config import Config, Paths
+from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
+from batchns.supervise.networks import Networks
 
 NO_CGROUPS = "no cgroup is delegated to you: systemd-run --user --scope -p Delegate=yes batchns ..."
 NO_NAMESPACE = "sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1 (as root)"
@@ -64,6 +69,28 @@ def make_private(folder: str) -> None:
             f"{folder}: others can write there, or have made it",
             "set XDG_RUNTIME_DIR, or write a folder of your own: run under [paths] in batchns.toml",
         )
+
+
+def check_network(spec: JobSpec) -> None:
+    """Raises UserError for a job that asks for the host's network.
+
+    A user's sandbox is built in a user namespace of its own, which the kernel lets mount no /sys of a network namespace
+    that belongs to the host.
+    """
+    if spec.network.mode is NetworkMode.HOST:
+        raise UserError(
+            f'job {spec.name}: network.mode = "host" needs root',
+            "sudo batchns run --user $USER FILE",
+        )
+
+
+def networks(found: Resolver, place: Path) -> Networks:
+    """The way out of a user's jobs, where there is one. `place`: where their resolv.conf goes."""
+    way = way_out()
+    if not way.program:
+        return Networks(connected=False, unconnected=f"{way.why}: {way.hint}")
+    place.write_text(resolver.text(found, ipv6=bool(ipv6.way_out())))
+    return Networks(connected=False, pasta=way.program, resolver=str(place))
 
 
 def check_namespaces() -> None:

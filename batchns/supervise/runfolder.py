@@ -138,6 +138,11 @@ class RunFolder:
         return f"{self.path}/resolv.conf"
 
     @property
+    def host_resolver_path(self) -> str:
+        """Where the resolv.conf of jobs in the host's network goes."""
+        return f"{self.path}/host-resolv.conf"
+
+    @property
     def names_path(self) -> str:
         """Where the hosts file of the jobs that reach each other goes."""
         return f"{self.path}/hosts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import time
@@ -146,6 +147,29 @@ def send_bytes(address: str, port: int, count: int) -> None:
         sock.sendall(bytes(count))
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)  # until the other side has everything and closes
+
+
+def swallow(port: int, seconds: float) -> None:
+    """Take what all who connect send, for so long."""
+    end = time.monotonic() + seconds
+    sockets = [_open["tcp", port]]
+    while time.monotonic() < end:
+        for ready in select.select(sockets, (), (), 0.1)[0]:
+            if ready is _open["tcp", port]:
+                sockets.append(ready.accept()[0])
+            elif not ready.recv(1 << 20):
+                sockets.remove(ready)
+                ready.close()
+
+
+def flood(address: str, port: int, seconds: float) -> int:
+    """Datagrams as fast as they go, without a stop for an error: how many bytes."""
+    sent = 0
+    end = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        while time.monotonic() < end:
+            sent += sock.sendto(bytes(1400), (address, port))
+    return sent
 
 
 def _pour(sock: socket.socket, seconds: float) -> None:

@@ -15,6 +15,7 @@ import trio
 from batchns.errors import StepError
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
+from batchns.kernel.network.types import NetworkPlan
 from batchns.launch.client import Launcher
 from batchns.launch.plan import Plan
 from batchns.model.job import Identity, Isolation
@@ -80,6 +81,18 @@ def beside(plan: Plan, work: Callable[[Launcher, int], Awaitable[Any]]) -> Any:
 
 def sleeping(folder: Path, **more: Any) -> Plan:
     return make_plan(folder, command=("sleep", "60"), **more)
+
+
+def test_in_a_job_of_the_hosts_network_it_is_there_too(folder):
+    def there(plan: Plan) -> Plan:
+        return plan._replace(network=NetworkPlan("host"), base=plan.base._replace(own_network=False))
+
+    async def work(launcher: Launcher, pid: int) -> None:
+        told, left = await enter(launcher, plan, "readlink", "/proc/self/ns/net")
+        assert (told.strip(), left.exit_code) == (os.readlink("/proc/self/ns/net"), 0)
+
+    plan = sleeping(folder, change=there)
+    beside(plan, work)
 
 
 @pytest.fixture

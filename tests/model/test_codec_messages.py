@@ -241,8 +241,14 @@ IN_A_JOB = [
         "resources.licences: unknown key - other resources are named in batchns.toml, below [node.resources]",
     ),
     # network
-    ('network.mode = "privat"', 'network.mode: must be one of private, none, not "privat" - did you mean "private"?'),
-    ("network.mode = 1", 'network.mode: must be one of private, none, not 1 - write "private" or "none"'),
+    (
+        'network.mode = "privat"',
+        'network.mode: must be one of private, none, host, not "privat" - did you mean "private"?',
+    ),
+    (
+        "network.mode = 1",
+        'network.mode: must be one of private, none, host, not 1 - write "private" or "none" or "host"',
+    ),
     (
         'network.egress = "10mbps"',
         'network.egress: "10mbps" has an unknown unit - '
@@ -321,11 +327,10 @@ IN_A_JOB = [
         )
         for target, folder in (("/proc", "/proc"), ("/sys/x", "/sys"), ("/./dev", "/dev"), ("//run", "/run"))
     ),
-    # not in this version
     (
         'network.mode = "host"',
-        "network.mode: the host's network is not available in this version - "
-        'write mode = "private" (own address, the outside through NAT) or mode = "none"',
+        "network.mode: the host's network is not allowed on this machine - "
+        'write mode = "private", or have host = true written under [network] in batchns.toml',
     ),
     (
         'isolation.overlay = "1GiB"',

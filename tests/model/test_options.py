@@ -144,8 +144,8 @@ def test_what_is_not_given_is_not_asked_for() -> None:
         (
             {"network": "host", "bind": ["/a:/proc", "x"], "time_limit": "1"},
             [
-                "--network: the host's network is not available in this version - "
-                'write mode = "private" (own address, the outside through NAT) or mode = "none"',
+                "--network: the host's network is not allowed on this machine - "
+                'write mode = "private", or have host = true written under [network] in batchns.toml',
                 '--bind: "/a:/proc" would cover the job\'s own /proc - bind it to another folder, such as /mnt',
                 '--bind: "x" names no place inside the job - write "SRC:DST", for example "/data:/data"',
                 '--time-limit: "1" has no unit - write "1s", "1m" or "1h"',

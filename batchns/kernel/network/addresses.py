@@ -109,14 +109,19 @@ def network_plan(
     address6: str = "",
     group: int = 0,
     serves: bool = False,
+    strict: bool = False,
 ) -> NetworkPlan:
-    """The plan for one job. In mode "none" there is nothing but the mode. `group` and `serves`: see `NetworkPlan`.
+    """The plan for one job: in mode "none" nothing but the mode, in mode "host" the rates besides.
+
+    `group`, `serves` and `strict`: see `NetworkPlan`.
 
     Raises:
         ValueError: the attempt's name is too long, or the MTU below 576 bytes.
     """
     if mode == "none":
         return NetworkPlan(mode)
+    if mode == "host":
+        return NetworkPlan(mode, egress=egress, ingress=ingress, strict=strict)
     if mtu < SMALLEST_MTU:
         raise ValueError(f"mtu {mtu}: at least {SMALLEST_MTU} bytes")
     host_mac, job_mac = macs(address)

@@ -39,14 +39,14 @@ def isolate() -> Socket:
 
 
 def connect(plan: NetworkPlan, host: Socket) -> Shapers:
-    """In mode "private": make the veth pair, addresses, routes, neighbours, shapers. `host`: what `isolate` returned.
+    """In mode "private" alone: the veth pair, addresses, routes, neighbours, shapers. `host`: what `isolate` returned.
 
     Returns the rates in force, read back from the kernel.
 
     Raises:
         StepError: step "network: ..." with the object and errno. What was made vanishes with the calling process.
     """
-    if plan.mode == "none":
+    if plan.mode != "private":
         return Shapers()
     namespace = _own_namespace()
     try:

@@ -53,6 +53,20 @@ def text(resolver: Resolver, *, ipv6: bool) -> str:
     return "\n".join((f"# batchns, from {resolver.source}", *told, *resolver.lines)) + "\n"
 
 
+def copy(place: Path, *, root: Path = Path("/")) -> bool:
+    """The host's own file as it is, for jobs in the host's network, where all its servers are; False: there is none.
+
+    What it is a link to may lie in the host's /run, which a sandbox does not show.
+    """
+    try:
+        content = (root / HOSTS_OWN.lstrip("/")).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    place.write_bytes(content)
+    place.chmod(0o644)
+    return True
+
+
 def _read(root: Path, path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """(servers, other lines) of a resolv.conf; None where there is none."""
     try:

@@ -15,7 +15,7 @@ class NetworkPlan(NamedTuple):
     The firewall knows by `group`, the host end's device group, what the job may reach besides (0: nothing).
     """
 
-    mode: str  # "private" or "none"
+    mode: str  # "private", "none", "host" (the rates and `strict` count), or "pasta" (`program` does)
     host_name: str = ""
     job_name: str = "eth0"
     job_address: str = ""
@@ -29,6 +29,8 @@ class NetworkPlan(NamedTuple):
     gateway6: str = "fe80::1"  # as `gateway`
     group: int = 0
     serves: bool = False  # the host end holds `gateway`, so that the job finds services of the host there
+    program: str = ""  # path of pasta
+    strict: bool = False  # in mode "host": rates that are not to be had fail the launch
 
 
 class Grant(NamedTuple):

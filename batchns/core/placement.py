@@ -3,7 +3,8 @@
 1. No resource is ever handed out twice: whole CPUs to one job, shares of a common CPU up to one CPU in sum.
 2. Small things are packed and large ones kept together: a share goes to the fullest CPU that has room, whole CPUs
    to the memory node that they fill best, so that what stays free stays useful.
-3. Equal input gives equal placement: ties go to the lowest number.
+3. Units of a named resource that are told apart are handed out from the lowest number up.
+4. Equal input gives equal placement: ties go to the lowest number.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from batchns.core.reasons import FULL, Shortage
 
 @frozen
 class Placement:
-    """Where a job runs: CPU numbers and the memory nodes that belong to them, both ascending."""
+    """Where a job runs: CPU numbers and the memory nodes that belong to them, both ascending.
+
+    `units`: which ones it has of each named resource whose units are told apart, by name, ascending.
+    """
 
     cpus: tuple[int, ...]
     mems: tuple[int, ...]
+    units: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Room:
     """What is free of a node. `copy` it to try something out: decisions never touch the original."""
 
-    __slots__ = ("_capacity", "_idle", "_load", "_slack", "egress", "ingress", "jobs", "memory", "named")
+    __slots__ = ("_capacity", "_idle", "_load", "_slack", "_units", "egress", "ingress", "jobs", "memory", "named")
 
     def __init__(self, capacity: NodeCapacity) -> None:
         self._capacity = capacity
@@ -39,6 +44,7 @@ class Room:
         self.egress = capacity.egress or 0
         self.ingress = capacity.ingress or 0
         self.named = dict(capacity.named)
+        self._units = {name: (1 << capacity.named[name]) - 1 for name in capacity.units}  # free ones, a bit each
         self.jobs = sys.maxsize if capacity.jobs is None else capacity.jobs
 
     def copy(self) -> Room:
@@ -47,6 +53,7 @@ class Room:
         other._idle, other._slack = self._idle, self._slack
         other.memory, other.egress, other.ingress = self.memory, self.egress, self.ingress
         other.named, other.jobs = self.named.copy(), self.jobs
+        other._units = self._units.copy()
         return other
 
     @property
@@ -93,7 +100,8 @@ class Room:
             cpus = self._whole(demand.whole)
         else:
             cpus = (self._common(demand.share),)
-        return Placement(cpus, tuple(sorted({self._capacity.memory_node(cpu) for cpu in cpus})))
+        units = tuple((name, self._lowest(name, count)) for name, count in demand.named if name in self._units)
+        return Placement(cpus, tuple(sorted({self._capacity.memory_node(cpu) for cpu in cpus})), units)
 
     def take(self, demand: Demand, placement: Placement) -> None:
         """`placement` is used from now on."""
@@ -117,6 +125,8 @@ class Room:
         self.ingress -= sign * demand.ingress
         for name, count in demand.named:
             self.named[name] -= sign * count
+        for name, numbers in placement.units:
+            self._units[name] ^= sum(1 << number for number in numbers)
 
     def _fits_cpus(self, demand: Demand) -> bool:
         if demand.cpuset:
@@ -133,6 +143,15 @@ class Room:
             return Shortage("cpuset", len(demand.cpuset), free, len(demand.cpuset))
         needed, free = (demand.whole * FULL, self._idle * FULL) if demand.whole else (demand.share, self._slack)
         return Shortage("cpus", needed, free, len(self._load) * FULL)
+
+    def _lowest(self, name: str, count: int) -> tuple[int, ...]:
+        """The `count` lowest units of `name` that are free."""
+        free, found = self._units[name], []
+        for _ in range(count):
+            lowest = free & -free
+            found.append(lowest.bit_length() - 1)
+            free ^= lowest
+        return tuple(found)
 
     def _idle_by_node(self) -> dict[int, list[int]]:
         nodes: dict[int, list[int]] = {}

@@ -14,6 +14,18 @@ from batchns.model.reach import Jobs, Range, Target
 
 
 @frozen(kw_only=True)
+class Units:
+    """A named resource whose units can be told apart: each is one or more device nodes, known by their paths.
+
+    `common`: nodes that every job with at least one unit gets. `env`: a variable that lists the units of the job.
+    """
+
+    devices: tuple[tuple[str, ...], ...]
+    common: tuple[str, ...] = ()
+    env: str | None = None
+
+
+@frozen(kw_only=True)
 class Node:
     """What there is to hand out. None: what the machine has (for rates: not counted)."""
 
@@ -22,6 +34,7 @@ class Node:
     egress: int | None = None
     ingress: int | None = None
     resources: Mapping[str, int] = field(factory=dict)  # named resources and how many there are
+    units: Mapping[str, Units] = field(factory=dict)  # of those among them that have device nodes
     strict: bool = False  # refuse a job when one of its limits cannot be enforced here
 
 

@@ -24,7 +24,7 @@ from batchns.launch.ids import identity_of
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
-from batchns.supervise import rootless
+from batchns.supervise import devices, rootless
 from batchns.supervise.filters import write_filters
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
@@ -59,6 +59,8 @@ async def open_supervisor(
         config = rootless.own_paths(config, submitter)
         rootless.check_namespaces()
         rootless.make_private(config.paths.run)
+        devices.check_user(config, specs)
+    units = devices.read_units(config) if root else {}
     async with AsyncExitStack() as stack:
         user = submitter.uid
         capacity = read_node(config)
@@ -100,6 +102,7 @@ async def open_supervisor(
             host_paths=paths,
             networks=make_networks(config, firewall, found, runs, user) if root else Networks(connected=False),
             filters=filters,
+            units=units,
             attached=attached,
             root=root,
         )

@@ -47,6 +47,7 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         egress=config.node.egress,
         ingress=config.node.ingress,
         named=config.node.resources,
+        units=frozenset(config.node.units),
         jobs=min(len(id_starts(config.isolation)), addresses.capacity(config.network.pool)),
     )
 

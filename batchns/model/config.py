@@ -33,9 +33,19 @@ class Node:
     memory: int | None = None
     egress: int | None = None
     ingress: int | None = None
-    resources: Mapping[str, int] = field(factory=dict)  # named resources and how many there are
-    units: Mapping[str, Units] = field(factory=dict)  # of those among them that have device nodes
+    resources: Mapping[str, int | Units] = field(factory=dict)  # named ones: how many there are, or their device nodes
     strict: bool = False  # refuse a job when one of its limits cannot be enforced here
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each named resource."""
+        named = self.resources.items()
+        return {name: len(found.devices) if isinstance(found, Units) else found for name, found in named}
+
+    @property
+    def units(self) -> dict[str, Units]:
+        """The named resources that have device nodes."""
+        return {name: found for name, found in self.resources.items() if isinstance(found, Units)}
 
 
 @frozen(kw_only=True)

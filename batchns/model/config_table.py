@@ -164,14 +164,6 @@ def _list(words: Iterable[str]) -> str:
     return "[" + ", ".join(f'"{word}"' for word in words) + "]"
 
 
-def _node(**values: Any) -> Node:
-    """Whatever a resource is written as, how many there are of it is a number."""
-    named = values.get("resources", {})
-    units = {name: value for name, value in named.items() if isinstance(value, Units)}
-    counts = {name: len(units[name].devices) if name in units else value for name, value in named.items()}
-    return Node(**{**values, "resources": counts, "units": units})
-
-
 def _units(count: int = 0, **values: Any) -> Units:
     return Units(**values)
 
@@ -254,7 +246,7 @@ _CPUSET = text(parse_cpuset, example='"0-3,8"', pattern=CPUSET_PATTERN)
 _FOLDER = text(check_path, example='"/var/lib/batchns"', pattern="^/")
 
 NODE: Table[Node] = Table(
-    make=_node,
+    make=Node,
     fields={
         "cpus": Field(_CPUSET, "CPU numbers that jobs may use.", "all that batchns itself may use"),
         "memory": Field(size(1 << 20, example='"64GiB"'), "Memory for all jobs together.", "the machine's"),

@@ -46,7 +46,7 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         mems={cpu: of_cpu.get(cpu, 0) for cpu in cpus},
         egress=config.node.egress,
         ingress=config.node.ingress,
-        named=config.node.resources,
+        named=config.node.counts,
         units=frozenset(config.node.units),
         jobs=min(len(id_starts(config.isolation)), addresses.capacity(config.network.pool)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node, Queue
+from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node, Queue, Units
 from batchns.model.config_table import config_table, parse_config
 from batchns.model.kinds import Table
 from batchns.model.problems import JobFileErrors
@@ -107,6 +107,21 @@ def test_what_is_set_is_set() -> None:
     )
 
 
+def test_a_resource_is_a_number_or_the_nodes_of_its_units() -> None:
+    text = """
+    [node.resources]
+    seats = 3
+    gpus = { devices = ["/dev/nvidia0", "/dev/nvidia1"], common = ["/dev/nvidiactl"], env = "GPUS" }
+    fpga = { count = 1, devices = [["/dev/dri/card1", "/dev/xdma0"]] }
+    """
+    node = parse_config(text.encode(), "f").node
+    assert node.counts == {"seats": 3, "gpus": 2, "fpga": 1}
+    assert node.units == {
+        "gpus": Units(devices=(("/dev/nvidia0",), ("/dev/nvidia1",)), common=("/dev/nvidiactl",), env="GPUS"),
+        "fpga": Units(devices=(("/dev/dri/card1", "/dev/xdma0"),)),
+    }
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -121,6 +136,23 @@ def test_what_is_set_is_set() -> None:
          "choose another name"),
         ("node.resources.GPU = 1", 'node.resources.GPU: "GPU" is not a resource\'s name - '
          "write lower-case letters, digits and _, as in gpus"),
+        ("node.resources.devices = 1", "node.resources.devices: devices is a resource that every job file has - "
+         "choose another name"),
+        ('node.resources.x = { devices = ["/dev/a"], count = 2 }', "node.resources.x.count: 2, but devices lists 1 units "
+         "- leave count away: devices says how many there are"),
+        ("node.resources.x = { count = 2 }", "node.resources.x.devices: missing - "
+         'write devices = ["/dev/nvidia0", "/dev/nvidia1"]'),
+        ('node.resources.x = "2"', 'node.resources.x: must be a whole number, not "2" - write for example 4'),
+        ('node.resources.x.devices = ["/etc/a"]', 'node.resources.x.devices[0]: "/etc/a" is no device node of the '
+         "machine's own - write the node's path below /dev, for example \"/dev/nvidia0\""),
+        ('node.resources.x.devices = [["/dev/pts/3"]]', 'node.resources.x.devices[0][0]: "/dev/pts/3" is no device node '
+         "of the machine's own - write the node's path below /dev, for example \"/dev/nvidia0\""),
+        ('node.resources.x.devices = ["/dev/a", ["/dev/b", "/dev/a"]]', 'node.resources.x.devices[1]: "/dev/a" is there '
+         "twice - each node belongs to one unit, or to common"),
+        ('node.resources.x = { devices = ["/dev/a"], common = ["/dev/a"] }', 'node.resources.x.devices[0]: "/dev/a" is '
+         "there twice - each node belongs to one unit, or to common"),
+        ('node.resources.x = { devices = ["/dev/a"], env = "BATCHNS_X" }', 'node.resources.x.env: "BATCHNS_X" is not a '
+         "variable's name - write letters, digits and _; the names that begin with BATCHNS_ are taken"),
         ("defaults.cpus = 1.5", "defaults.cpus: 1.5 is neither whole nor below 1 - write 1 or 2 for whole CPUs, "
          "or a fraction such as 0.5 for a shared one"),
         ("defaults.grace_time = 10", 'defaults.grace_time: "10" has no unit - write "10s", "10m" or "10h"'),

@@ -79,7 +79,7 @@ class Programs:
         if not plan.directory:
             return {}
         try:
-            said = self._attach(plan) if plan.program else _write(plan)
+            said = self._attach(plan) if plan.program else write_rules(plan)
         except OSError as error:
             path = str(error.filename or plan.directory)
             raise StepError("device rules", path, error.errno or 0, _hint(plan, error)) from None
@@ -100,7 +100,7 @@ class Programs:
             os.close(cgroup)
 
 
-def _write(plan: DevicePlan) -> str:
+def write_rules(plan: DevicePlan) -> str:
     """Each file is opened once; each value is a write of its own, of which the kernel reads one rule and no more."""
     opened: dict[str, int] = {}
     try:
@@ -123,6 +123,5 @@ def _hint(plan: DevicePlan, error: OSError) -> str:
         return ""
     if plan.program:
         return "a cgroup above has a device program that allows no other: set parent under [cgroup] in batchns.toml"
-    return (
-        f"{error.strerror}: a cgroup above denies it - cat {os.path.dirname(os.path.dirname(plan.directory))}/{V1_LIST}"
-    )
+    above = os.path.dirname(plan.directory)
+    return f"{error.strerror}: a cgroup above denies it - cat {above}/{V1_LIST}"

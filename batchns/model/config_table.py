@@ -178,8 +178,8 @@ def _device(value: str) -> str:
     return path
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+def _one_unit(value: Any) -> tuple[str, ...]:
+    return (_DEVICE.read(value),) if isinstance(value, str) else _DEVICES.read(value)
 
 
 def _variable(value: str) -> str:
@@ -222,12 +222,12 @@ UNITS: Table[Units] = Table(
     fields={
         "devices": Field(
             list_of(
-                Kind(lambda value: _DEVICES.read(_as_list(value)), {"anyOf": [_DEVICE.schema, _DEVICES.schema]}),
+                Kind(_one_unit, {"anyOf": [_DEVICE.schema, _DEVICES.schema]}),
                 example='["/dev/nvidia0", "/dev/nvidia1"]',
                 least=1,
             ),
             "The device nodes of each unit, a path or a list of paths. A job gets those of its own units only.",
-            required='devices = ["/dev/nvidia0", "/dev/nvidia1"]',
+            required='write devices = ["/dev/nvidia0", "/dev/nvidia1"]',
         ),
         "count": Field(integer(0, 1 << 31, example="2"), "How many units there are.", "as many as devices lists"),
         "common": Field(

@@ -138,19 +138,19 @@ def test_a_resource_is_a_number_or_the_nodes_of_its_units() -> None:
          "write lower-case letters, digits and _, as in gpus"),
         ("node.resources.devices = 1", "node.resources.devices: devices is a resource that every job file has - "
          "choose another name"),
-        ('node.resources.x = { devices = ["/dev/a"], count = 2 }', "node.resources.x.count: 2, but devices lists 1 units "
-         "- leave count away: devices says how many there are"),
+        ('node.resources.x = { devices = ["/dev/a"], count = 2 }', "node.resources.x.count: 2, but devices lists 1 "
+         "units - leave count away: devices says how many there are"),
         ("node.resources.x = { count = 2 }", "node.resources.x.devices: missing - "
          'write devices = ["/dev/nvidia0", "/dev/nvidia1"]'),
         ('node.resources.x = "2"', 'node.resources.x: must be a whole number, not "2" - write for example 4'),
         ('node.resources.x.devices = ["/etc/a"]', 'node.resources.x.devices[0]: "/etc/a" is no device node of the '
          "machine's own - write the node's path below /dev, for example \"/dev/nvidia0\""),
-        ('node.resources.x.devices = [["/dev/pts/3"]]', 'node.resources.x.devices[0][0]: "/dev/pts/3" is no device node '
-         "of the machine's own - write the node's path below /dev, for example \"/dev/nvidia0\""),
-        ('node.resources.x.devices = ["/dev/a", ["/dev/b", "/dev/a"]]', 'node.resources.x.devices[1]: "/dev/a" is there '
-         "twice - each node belongs to one unit, or to common"),
-        ('node.resources.x = { devices = ["/dev/a"], common = ["/dev/a"] }', 'node.resources.x.devices[0]: "/dev/a" is '
+        ('node.resources.x.devices = [["/dev/pts/3"]]', 'node.resources.x.devices[0][0]: "/dev/pts/3" is no device '
+         "node of the machine's own - write the node's path below /dev, for example \"/dev/nvidia0\""),
+        ('node.resources.x.devices = ["/dev/a", ["/dev/b", "/dev/a"]]', 'node.resources.x.devices[1]: "/dev/a" is '
          "there twice - each node belongs to one unit, or to common"),
+        ('node.resources.x = { devices = ["/dev/a"], common = ["/dev/a"] }', 'node.resources.x.devices[0]: "/dev/a" '
+         "is there twice - each node belongs to one unit, or to common"),
         ('node.resources.x = { devices = ["/dev/a"], env = "BATCHNS_X" }', 'node.resources.x.env: "BATCHNS_X" is not a '
          "variable's name - write letters, digits and _; the names that begin with BATCHNS_ are taken"),
         ("defaults.cpus = 1.5", "defaults.cpus: 1.5 is neither whole nor below 1 - write 1 or 2 for whole CPUs, "

@@ -1,4 +1,4 @@
-"""Named resources with device nodes, as a job file asks for them: loop devices that nothing uses stand for the units."""
+"""Named resources with device nodes, as a job file asks for them. Idle loop devices stand for the units."""
 
 from __future__ import annotations
 

@@ -343,7 +343,7 @@ def test_limits_are_in_force_where_a_cgroup_is_delegated(home, delegated):
 def test_devices_of_the_machine_are_not_a_users_to_give(home):
     """Refused by name before anything starts; without them the missing rules are named in the result."""
     settings = home / "batchns.toml"
-    settings.write_text('[node.resources]\nfpga = { devices = ["/dev/full"] }\nseats = 2\n')
+    settings.write_text('[node.resources]\nfpga = { devices = ["/dev/kmsg"] }\nseats = 2\n')
     job(home, "asks", 'command = ["true"]\nresources.fpga = 1\n')
     ran = as_ada(home, "run", "--config", "batchns.toml", "asks.toml")
     assert ran.code == 125

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def driver(request, tmp_path) -> Iterator[Driver]:
     found.release()
 
 
+@pytest.fixture
+def folder(tmp_path) -> Iterator[Path]:
+    """On a file system of its own, whose device nodes work."""
+    point = tmp_path / "nodes"
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755,dev", "batchns-test", point], check=True)
+    try:
+        yield point
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+
+
 def node_of(folder: Path, device: Device, number: int = 0) -> Path:
     minor = device.minor if device.minor is not None else number
     path = folder / f"{device.kind}-{device.major}-{minor}"
@@ -99,42 +112,42 @@ def inside(job: Job, folder: Path, paths: list[Path]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("unit", [(), (LOOP5,)], ids=["base", "with a unit"])
-def test_what_is_not_listed_cannot_be_opened_or_made_even_by_root(driver, tmp_path, unit):
+def test_what_is_not_listed_cannot_be_opened_or_made_even_by_root(driver, folder, unit):
     """The nodes are there, on a file system that lets devices be used, and open for this process."""
     terminals = (Device("c", 5, 0), Device("c", 5, 2))  # which need one, and their devpts beside them
     listed = [device for device in (*BASE, *unit) if device.minor is not None and device not in terminals]
-    paths = [node_of(tmp_path, device) for device in (*listed, *OTHERS)]
+    paths = [node_of(folder, device) for device in (*listed, *OTHERS)]
     assert {tried(path) for path in paths} == {0}, "this very process may not open them either"
     limits = Limits(devices=(*BASE, *unit))
     with Job(driver, name("rules"), limits) as job:
         job.values |= devices.Programs().apply(job.plan.devices)
-        found = inside(job, tmp_path, paths)
+        found = inside(job, folder, paths)
         reading = driver.readings(limits, job.plan, job.values)["devices"]
-    refused = {node_of(tmp_path, device).name for device in OTHERS if device not in unit}
+    refused = {node_of(folder, device).name for device in OTHERS if device not in unit}
     expected = {path.name: errno.EPERM if path.name in refused else 0 for path in paths}
     assert found == {**expected, "make a listed one": errno.EPERM, "make another": errno.EPERM}
     assert reading.value == devices.text(limits.devices)
     assert reading.source in (devices.V1_LIST, devices.PROGRAM)
 
 
-def test_terminals_are_listed_with_every_number(driver, tmp_path):
+def test_terminals_are_listed_with_every_number(driver, folder):
     """/dev/ptmx makes one, whose node has a number that nobody knows beforehand."""
     with Job(driver, name("pty"), Limits(devices=BASE)) as job:
         devices.Programs().apply(job.plan.devices)
 
         def payload() -> None:
             master, slave = os.openpty()
-            (tmp_path / "told").write_text(str(tried(Path(os.ttyname(slave)), os.O_RDWR)))
+            (folder / "told").write_text(str(tried(Path(os.ttyname(slave)), os.O_RDWR)))
             os.close(master)
 
         job.spawn(payload)
-        assert within(10, lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() != "")
-    assert (tmp_path / "told").read_text() == "0"
+        assert within(10, lambda: (folder / "told").exists() and (folder / "told").read_text() != "")
+    assert (folder / "told").read_text() == "0"
 
 
-def test_a_job_is_under_its_rules_when_whoever_made_them_is_gone(driver, tmp_path):
+def test_a_job_is_under_its_rules_when_whoever_made_them_is_gone(driver, folder):
     """Of a program nothing is kept but the cgroup's hold on it."""
-    path = node_of(tmp_path, CONTROL)
+    path = node_of(folder, CONTROL)
     with Job(driver, name("gone"), Limits(devices=BASE)) as job:
         reader, writer = os.pipe()
         pid = os.fork()
@@ -148,20 +161,20 @@ def test_a_job_is_under_its_rules_when_whoever_made_them_is_gone(driver, tmp_pat
         assert os.read(reader, 4) == b"done"
         os.close(reader)
         os.waitpid(pid, 0)
-        assert inside(job, tmp_path, [path])[path.name] == errno.EPERM
+        assert inside(job, folder, [path])[path.name] == errno.EPERM
 
 
-def test_rules_of_one_job_are_not_those_of_another(driver, tmp_path):
+def test_rules_of_one_job_are_not_those_of_another(driver, folder):
     with (
         Job(driver, name("five"), Limits(devices=(*BASE, LOOP5))) as five,
         Job(driver, name("six"), Limits(devices=(*BASE, LOOP6))) as six,
     ):
         programs = devices.Programs()
         found = []
-        for job, folder in ((five, tmp_path / "5"), (six, tmp_path / "6")):
+        for job, place in ((five, folder / "5"), (six, folder / "6")):
             programs.apply(job.plan.devices)
-            folder.mkdir()
-            found.append(inside(job, folder, [node_of(tmp_path, LOOP5), node_of(tmp_path, LOOP6)]))
+            place.mkdir()
+            found.append(inside(job, place, [node_of(folder, LOOP5), node_of(folder, LOOP6)]))
     assert [(one["b-7-5"], one["b-7-6"]) for one in found] == [(0, errno.EPERM), (errno.EPERM, 0)]
 
 

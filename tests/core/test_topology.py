@@ -165,7 +165,7 @@ def test_what_is_less_than_a_core_breaks_no_other_one() -> None:
 
 
 def test_a_share_on_an_idle_cpu_takes_one_whose_core_is_in_use() -> None:
-    room = Room(machine(1, 2, 2, apart=False).capacity)
+    room = Room(machine(1, 2, 2).capacity)
     most = Demand(share=FULL * 3 // 4)
     cpus = []
     for _ in range(3):
@@ -173,7 +173,19 @@ def test_a_share_on_an_idle_cpu_takes_one_whose_core_is_in_use() -> None:
         assert placement is not None
         room.take(most, placement)
         cpus += placement.cpus
-    assert cpus == [0, 1, 2]
+    assert cpus == [0, 2, 1]
+
+
+def test_a_node_with_a_whole_core_is_better_than_a_fuller_one_without() -> None:
+    """Of memory node 0 two threads of two cores are left; node 1 is empty."""
+    room = Room(machine(2, 2, 2, apart=False).capacity)
+    for cpu in (0, 2):
+        taken = Demand(whole=1, cpuset=(cpu,))
+        placement = room.place(taken)
+        assert placement is not None
+        room.take(taken, placement)
+    assert room.place(Demand(whole=2)) == Placement((4, 5), (1,))
+    assert room.place(Demand(whole=1)) == Placement((1,), (0,))
 
 
 def test_a_place_is_found_fast_on_a_large_machine() -> None:

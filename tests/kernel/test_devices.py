@@ -164,6 +164,29 @@ def test_a_job_is_under_its_rules_when_whoever_made_them_is_gone(driver, folder)
         assert inside(job, folder, [path])[path.name] == errno.EPERM
 
 
+def test_rules_of_a_cgroup_above_hold_beside_the_jobs(driver, folder):
+    """As systemd sets some for a service or a session: what both allow is open."""
+    paths = [node_of(folder, device) for device in (LOOP5, LOOP6, CONTROL)]
+    with Job(driver, name("nested"), Limits(devices=(*BASE, LOOP5, LOOP6))) as job:
+        programs = devices.Programs()
+        programs.apply(job.plan.devices)
+        if not job.plan.devices.program:
+            pytest.skip("v1 lets no cgroup allow what the one above does not: another test's")
+        below = Path(job.plan.devices.directory, "below")
+        below.mkdir()
+        programs.apply(devices.v2(str(below), (*BASE, LOOP6, CONTROL)))
+        told = folder / "told"
+
+        def payload() -> None:
+            (below / "cgroup.procs").write_text("0")
+            (folder / "writing").write_text(json.dumps([tried(path) for path in paths]))
+            os.rename(folder / "writing", told)
+
+        job.spawn(payload)
+        assert within(10, told.exists)
+    assert json.loads(told.read_text()) == [errno.EPERM, 0, errno.EPERM]
+
+
 def test_rules_of_one_job_are_not_those_of_another(driver, folder):
     with (
         Job(driver, name("five"), Limits(devices=(*BASE, LOOP5))) as five,

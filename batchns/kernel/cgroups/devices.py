@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls
@@ -43,7 +44,13 @@ def v1(directory: str, devices: Sequence[Device]) -> DevicePlan:
 
 def v2(directory: str, devices: Sequence[Device]) -> DevicePlan:
     """Rules as a program."""
-    return DevicePlan(directory, program=bpf.encode(bpf.program(devices)).hex())
+    return DevicePlan(directory, program=_program(tuple(devices)))
+
+
+@lru_cache(maxsize=_PROGRAMS_KEPT)
+def _program(devices: tuple[Device, ...]) -> str:
+    """Jobs without units, most of them, have one and the same."""
+    return bpf.encode(bpf.program(devices)).hex()
 
 
 def source(plan: DevicePlan) -> str:

@@ -167,10 +167,11 @@ def device_rules(place: Place) -> Fact:
     """By the v1 controller where it is mounted, else by a program in the v2 tree: one is loaded, and let go."""
     found = hierarchies(place)
     old = next((home for home in found if "devices" in home.controllers), None)
+    hint = "mkdir /sys/fs/cgroup/devices && mount -t cgroup -o devices none /sys/fs/cgroup/devices"
     if not place.root:
-        why, where = ROOTS, ""
+        why, where, hint = ROOTS, "", ""
     elif old is not None:
-        why, where = _refusal(old.own), str(old.own)
+        why, where, hint = _refusal(old.own), str(old.own), _DELEGATE
     elif any(home.version == 2 for home in found):
         why, where = why_no_program(), "programs in the v2 tree"
     else:
@@ -182,7 +183,7 @@ def device_rules(place: Place) -> Fact:
         status=Status.LIMITED,
         found=why,
         meaning="jobs are kept from devices by their own /dev, nodev mounts and a missing capability alone",
-        hint="" if not place.root else "mount -t cgroup2 none /sys/fs/cgroup, on a kernel with CONFIG_CGROUP_BPF",
+        hint=hint,
     )
 
 

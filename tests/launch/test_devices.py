@@ -83,6 +83,21 @@ def test_what_enters_a_job_is_under_its_rules(folder, driver):
     assert (text, left.exit_code) == (OPENED, 0)
 
 
+def test_what_enters_with_a_terminal_has_one(folder, driver):
+    """It is made by the enterer, under the job's rules."""
+    plan = make_plan(folder, command=("sleep", "60"), change=ruled(driver))
+
+    async def look(launcher, pid):
+        script = "test -t 0 && exec 3<>/dev/tty 4<>$(tty)"
+        entered = await launcher.enter(plan.attempt, ("/bin/sh", "-c", script), descriptors=None)
+        try:
+            return (await entered.wait()).exit_code
+        finally:
+            os.close(entered.terminal)
+
+    assert beside(plan, look) == 0
+
+
 def test_a_job_has_terminals(run, driver):
     script = (
         "#!/usr/bin/python3\nimport os\na, b = os.openpty()\nos.close(os.open(os.ttyname(b), os.O_RDWR))\nprint('ok')"

@@ -28,10 +28,11 @@ from batchns.launch.client import Launcher, open_launcher
 from batchns.launch.plan import Plan
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
+from batchns.supervise.devices import BASE
 from batchns.supervise.runfolder import RunFolder
 from bench.peers import Competitor, PeerError, Run, timed
 
-LIMITS = Limits(cpu_shares=1024, cpuset_cpus="0-1", cpuset_mems="0", memory=64 << 20, pids=64)
+LIMITS = Limits(cpu_shares=1024, cpuset_cpus="0-1", cpuset_mems="0", memory=64 << 20, pids=64, devices=BASE)
 EGRESS = INGRESS = 100_000_000  # bit/s
 MakePlan = Callable[[int], tuple[Plan, Callable[[], None]]]  # from a serial number; the second ends the job's claims
 

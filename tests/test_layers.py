@@ -53,6 +53,8 @@ LIGHT = {
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
     "batchns.kernel.cgroups.actions",
+    "batchns.kernel.cgroups.bpf",
+    "batchns.kernel.cgroups.devices",
     "batchns.kernel.network.link",
     "batchns.kernel.network.netlink",
     "batchns.kernel.network.police",

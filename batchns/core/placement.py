@@ -2,8 +2,9 @@
 
 1. No resource is ever handed out twice: whole CPUs to one job, shares of a common CPU up to one CPU in sum.
 2. Small things are packed and large ones kept together: a share goes to the fullest CPU that has room, whole CPUs
-   to the memory node that they fill best, so that what stays free stays useful.
-3. Equal input gives equal placement: ties go to the lowest number.
+   to as few cores as will do, of the memory node that they fill best, so that what stays free stays useful.
+3. Units of a named resource that are told apart are handed out from the lowest number up.
+4. Equal input gives equal placement: ties go to the lowest number.
 """
 
 from __future__ import annotations
@@ -19,19 +20,36 @@ from batchns.core.reasons import FULL, Shortage
 
 @frozen
 class Placement:
-    """Where a job runs: CPU numbers and the memory nodes that belong to them, both ascending."""
+    """Where a job runs: CPU numbers and the memory nodes that belong to them, both ascending.
+
+    `units`: which ones it has of each named resource whose units are told apart, by name, ascending.
+    """
 
     cpus: tuple[int, ...]
     mems: tuple[int, ...]
+    units: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class Room:
     """What is free of a node. `copy` it to try something out: decisions never touch the original."""
 
-    __slots__ = ("_capacity", "_idle", "_load", "_slack", "egress", "ingress", "jobs", "memory", "named")
+    __slots__ = (
+        "_capacity",
+        "_cores",
+        "_idle",
+        "_load",
+        "_slack",
+        "_units",
+        "egress",
+        "ingress",
+        "jobs",
+        "memory",
+        "named",
+    )
 
     def __init__(self, capacity: NodeCapacity) -> None:
         self._capacity = capacity
+        self._cores = capacity.by_core()
         self._load = dict.fromkeys(capacity.cpus, 0)  # millionths taken, FULL for an exclusive CPU
         self._idle = len(capacity.cpus)
         self._slack = FULL  # the largest free part of any one CPU
@@ -39,14 +57,16 @@ class Room:
         self.egress = capacity.egress or 0
         self.ingress = capacity.ingress or 0
         self.named = dict(capacity.named)
+        self._units = {name: (1 << capacity.named[name]) - 1 for name in capacity.units}  # free ones, a bit each
         self.jobs = sys.maxsize if capacity.jobs is None else capacity.jobs
 
     def copy(self) -> Room:
         other = Room.__new__(Room)
-        other._capacity, other._load = self._capacity, self._load.copy()
+        other._capacity, other._cores, other._load = self._capacity, self._cores, self._load.copy()
         other._idle, other._slack = self._idle, self._slack
         other.memory, other.egress, other.ingress = self.memory, self.egress, self.ingress
         other.named, other.jobs = self.named.copy(), self.jobs
+        other._units = self._units.copy()
         return other
 
     @property
@@ -98,7 +118,8 @@ class Room:
             cpus = self._whole(demand.whole)
         else:
             cpus = (self._common(demand.share),)
-        return Placement(cpus, tuple(sorted({self._capacity.memory_node(cpu) for cpu in cpus})))
+        units = tuple((name, self._lowest(name, count)) for name, count in demand.named if name in self._units)
+        return Placement(cpus, tuple(sorted({self._capacity.memory_node(cpu) for cpu in cpus})), units)
 
     def take(self, demand: Demand, placement: Placement) -> None:
         """`placement` is used from now on."""
@@ -138,6 +159,8 @@ class Room:
         self.ingress -= sign * demand.ingress
         for name, count in demand.named:
             self.named[name] -= sign * count
+        for name, numbers in placement.units:
+            self._units[name] ^= sum(1 << number for number in numbers)
 
     def _fits_cpus(self, demand: Demand) -> bool:
         if demand.cpuset:
@@ -155,27 +178,81 @@ class Room:
         needed, free = (demand.whole * FULL, self._idle * FULL) if demand.whole else (demand.share, self._slack)
         return Shortage("cpus", needed, free, len(self._load) * FULL)
 
-    def _idle_by_node(self) -> dict[int, list[int]]:
-        nodes: dict[int, list[int]] = {}
-        for cpu, load in self._load.items():
-            if load == 0:
-                nodes.setdefault(self._capacity.memory_node(cpu), []).append(cpu)
+    def _lowest(self, name: str, count: int) -> tuple[int, ...]:
+        """The `count` lowest units of `name` that are free."""
+        free, found = self._units[name], []
+        for _ in range(count):
+            lowest = free & -free
+            found.append(lowest.bit_length() - 1)
+            free ^= lowest
+        return tuple(found)
+
+    def _idle_cores(self) -> dict[int, list[tuple[int, list[int]]]]:
+        """By memory node that has any: the idle CPUs of each core that has any, and how many threads it has in all."""
+        load = self._load
+        nodes = {}
+        for node, cores in self._cores.items():
+            idle = [(len(core), free) for core in cores if (free := [cpu for cpu in core if not load[cpu]])]
+            if idle:
+                nodes[node] = idle
         return nodes
 
     def _whole(self, count: int) -> tuple[int, ...]:
-        """`count` idle CPUs: of the memory node they fill best, else of as few memory nodes as will do."""
-        nodes = self._idle_by_node()
-        enough = [(len(cpus), node) for node, cpus in nodes.items() if len(cpus) >= count]
-        if enough:
-            return tuple(sorted(nodes[min(enough)[1]])[:count])
+        """`count` idle CPUs: of one memory node where there are so many, else of as few memory nodes as will do."""
+        nodes = self._idle_cores()
+        idle = {node: sum(len(free) for _, free in cores) for node, cores in nodes.items()}
+        choices = []
+        for node, cores in nodes.items():
+            if idle[node] >= count:
+                used = _gather(cores, count)
+                choices.append((len(used), idle[node], node, used))
+        if choices:
+            return tuple(sorted(cpu for core in min(choices)[3] for cpu in core))
         chosen: list[int] = []
-        for node in sorted(nodes, key=lambda node: (-len(nodes[node]), node)):
-            chosen += sorted(nodes[node])[: count - len(chosen)]
+        for node in sorted(nodes, key=lambda node: (-idle[node], node)):
+            used = _gather(nodes[node], min(count - len(chosen), idle[node]))
+            chosen += (cpu for core in used for cpu in core)
+            if len(chosen) == count:
+                break
         return tuple(sorted(chosen))
 
     def _common(self, share: int) -> int:
-        """The fullest CPU with room for `share`; an idle one last, of the memory node with the fewest idle CPUs."""
+        """The fullest CPU with room for `share`; an idle one last, and of those first one whose core is in use anyway.
+
+        Then of the memory node with the fewest idle CPUs.
+        """
         shared = [(-load, cpu) for cpu, load in self._load.items() if 0 < load <= FULL - share]
         if shared:
             return min(shared)[1]
-        return min((len(cpus), min(cpus)) for cpus in self._idle_by_node().values())[1]
+        choices = []
+        for cores in self._idle_cores().values():
+            idle = sum(len(free) for _, free in cores)
+            choices += [(len(free) == threads, idle, free[0]) for threads, free in cores]
+        return min(choices)[2]
+
+
+def _gather(cores: list[tuple[int, list[int]]], count: int) -> list[list[int]]:
+    """`count` CPUs of `cores` (threads in all, idle ones), which have so many: whole cores first, the largest ones.
+
+    What is less than a core goes where it fills best, so that it breaks no core that another job could have whole.
+    """
+    used: list[list[int]] = []
+    rest = []
+    for threads, free in sorted(cores, key=_larger_first):
+        if threads == len(free) <= count:
+            used.append(free)
+            count -= threads
+        else:
+            rest.append(free)
+    while count:
+        enough = [(len(free), free) for free in rest if len(free) >= count]
+        best = min(enough)[1] if enough else max(rest, key=len)
+        rest.remove(best)
+        used.append(best[:count])
+        count -= len(used[-1])
+    return used
+
+
+def _larger_first(core: tuple[int, list[int]]) -> tuple[int, int]:
+    threads, free = core
+    return -threads, free[0]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from batchns.kernel import syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
 from batchns.kernel.network.firewall import problems
-from batchns.kernel.probe_cgroups import block_weights, cgroups, swap_accounting
+from batchns.kernel.probe_cgroups import block_weights, cgroups, device_rules, swap_accounting
 from batchns.kernel.probe_network import a_users_network, name_servers, rates_in_the_hosts_network, way_out_by_ipv6
 
 
@@ -35,6 +35,7 @@ def probe(place: Place) -> list[Fact]:
             "system calls of jobs cannot be filtered",
             "use a kernel with CONFIG_SECCOMP_FILTER",
         ),
+        device_rules(place),
         block_weights(place),
         swap_accounting(place),
         pressure(place),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from batchns.kernel.cgroups.devices import ROOTS, why_no_program
 from batchns.kernel.facts import Fact, Place, Status
 
 
@@ -160,6 +161,30 @@ def _refusal(own: Path) -> str:
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""
+
+
+def device_rules(place: Place) -> Fact:
+    """By the v1 controller where it is mounted, else by a program in the v2 tree: one is loaded, and let go."""
+    found = hierarchies(place)
+    old = next((home for home in found if "devices" in home.controllers), None)
+    hint = "mkdir /sys/fs/cgroup/devices && mount -t cgroup -o devices none /sys/fs/cgroup/devices"
+    if not place.root:
+        why, where, hint = ROOTS, "", ""
+    elif old is not None:
+        why, where, hint = _refusal(old.own), str(old.own), _DELEGATE
+    elif any(home.version == 2 for home in found):
+        why, where = why_no_program(), "programs in the v2 tree"
+    else:
+        why, where = "the devices controller is not mounted", ""
+    if not why:
+        return Fact(name="device rules", status=Status.OK, found=where)
+    return Fact(
+        name="device rules",
+        status=Status.LIMITED,
+        found=why,
+        meaning="jobs are kept from devices by their own /dev, nodev mounts and a missing capability alone",
+        hint=hint,
+    )
 
 
 def block_weights(place: Place) -> Fact:

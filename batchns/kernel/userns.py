@@ -42,16 +42,20 @@ def _text(entries: Map) -> str:
 def make_mapped(ids: Ids) -> int:
     """A descriptor of a new user namespace that holds the map and no process: for MOUNT_ATTR_IDMAP.
 
-    A child is born in the namespace, waits while it is mapped, and is killed.
+    A child is born in the namespace, waits while it is mapped, and is killed. It ends with its parent, too, whose
+    descriptors it has: whoever waits for the end of the parent waits for the last of them.
     """
+    reader, writer = os.pipe()
     pid, pidfd = syscalls.clone3(syscalls.CLONE_NEWUSER)
     if pid == 0:
-        while True:
-            signal.pause()
+        os.close(writer)
+        os.read(reader, 1)  # nobody writes: the end of the parent, however it comes
+        os._exit(0)
     try:
         map_ids(pid, ids)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
+        for fd in (pidfd, reader, writer):
+            os.close(fd)

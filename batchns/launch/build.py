@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from batchns.errors import UserError
-from batchns.kernel.cgroups.interface import CgroupPlan
+from batchns.kernel.cgroups.interface import CgroupPlan, Device
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch.ids import identify, identity_of
 from batchns.launch.plan import Base, Command, Mount, Plan, Rootfs
@@ -74,6 +74,7 @@ class Attempt:
     root: bool = True  # batchns has root's rights
     images: tuple[str, ...] = ()  # folders whose images users may have as a root
     variables: Mapping[str, str] = field(factory=dict)
+    nodes: tuple[tuple[str, Device], ...] = ()  # device nodes of its own, by their paths below /dev
     covers: tuple[tuple[str, str], ...] = ()  # (file of the root, file of the host that takes its place)
 
 
@@ -142,10 +143,16 @@ def _mounts(attempt: Attempt, *, shifted: bool) -> tuple[Mount, ...]:
     """What is this job's own: the size of its memory file systems, and what it reaches of the host."""
     other_size = attempt.scratch != attempt.usual_scratch
     return (
+        *((Mount("nodes", "/dev", options=tuple(map(_node, attempt.nodes))),) if attempt.nodes else ()),
         *(Mount("resize", path, options=(f"size={attempt.scratch}",)) for path in SCRATCH if other_size),
         *(Mount("cover", target, source) for target, source in attempt.covers),
         *(_bind(bind, shifted=shifted) for bind in _binds(attempt.spec)),
     )
+
+
+def _node(node: tuple[str, Device]) -> str:
+    path, device = node
+    return f"{path.removeprefix('/dev/')} {device.kind} {device.major} {device.minor}"
 
 
 def _binds(spec: JobSpec) -> tuple[Bind, ...]:

@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import rootless, syscalls, userns
-from batchns.kernel.cgroups import actions
+from batchns.kernel.cgroups import actions, devices
 from batchns.kernel.cgroups.interface import CgroupPlan
 from batchns.kernel.network import link, police
 from batchns.kernel.sockets import make_room
@@ -92,6 +92,7 @@ class Launcher:
         self._poll = select.epoll()
         self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
         self._idmaps: dict[userns.Ids, int] = {}
+        self._programs = devices.Programs()
         self._entries = Entries(self._watch, self._unwatch, self._answer)
         self._pastas = Pastas(self._watch, self._unwatch)
         self._open = True
@@ -397,6 +398,8 @@ class Launcher:
         if not self._is_born(job):
             return
         try:
+            # The sandbox is built, and the command does not yet run: from here on only the job's own devices open.
+            job.values |= self._programs.apply(job.plan.cgroup.devices)
             userns.map_ids(job.pid, job.plan.ids)
             if job.plan.network.mode == "private":
                 # Keeps the veth, and so its counters, until they have been read.
@@ -409,7 +412,7 @@ class Launcher:
                     os.close(network)
                 return
             job.status.send(b"G")
-        except OSError as error:
+        except (StepError, OSError) as error:
             self._fail(job, _as_step(error, "map ids"))
 
     def _way(self, job: Job, failure: StepError | None) -> None:

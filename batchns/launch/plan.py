@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from batchns.kernel.cgroups.interface import CgroupPlan, Write
+from batchns.kernel.cgroups.interface import CgroupPlan, DevicePlan, Write
 from batchns.kernel.network.types import NetworkPlan
 
 
@@ -139,7 +139,7 @@ def from_wire(message: bytes) -> Plan:
         seccomp,
         record,
     ) = raw
-    directories, writes, joins, into, unavailable, final_reads = cgroup
+    directories, writes, joins, into, unavailable, final_reads, devices = cgroup
     argv, env, cwd, script, rlimits, oom_score_adj = command
     uid, gid, groups, init, submitter = credentials
     return Plan(
@@ -154,6 +154,7 @@ def from_wire(message: bytes) -> Plan:
             into,
             tuple((limit, why) for limit, why in unavailable),
             tuple(final_reads),
+            DevicePlan(devices[0], tuple(Write(*write) for write in devices[1]), devices[2]),
         ),
         NetworkPlan(*network),
         rootfs and Rootfs(*rootfs),

@@ -28,7 +28,7 @@ OWN_ROOT_NEEDS = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")  # mount 
 
 _NO_LINKS = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
 _QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
-_DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEV_LINKS = (
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -184,7 +184,7 @@ def _dev(root: Root, mount: Mount) -> None:
     place = _open(root, mount.target)
     sys.move_mount(fd, place)
     os.close(place)
-    for name, major, minor in _DEVICES:
+    for name, major, minor in DEVICES:
         if mount.source:
             _bind_device(f"{mount.source}/{name}", fd, name)
         else:
@@ -196,6 +196,26 @@ def _dev(root: Root, mount: Mount) -> None:
     # What is mounted below stays writable; the folder itself needs no more entries.
     sys.mount_setattr(fd, attr_set=sys.MOUNT_ATTR_RDONLY)
     os.close(fd)
+
+
+def _nodes(root: Root, mount: Mount) -> None:
+    """Device nodes of the job's own, each option "NAME KIND MAJOR MINOR", in the /dev that is read-only by now.
+
+    Open to all: who may open one is said by the device rules.
+    """
+    folder = _open(root, mount.target)
+    try:
+        sys.mount_setattr(folder, attr_clear=sys.MOUNT_ATTR_RDONLY)
+        for option in mount.options:
+            name, kind, major, minor = option.rsplit(" ", 3)
+            above = os.path.dirname(name)
+            if above:
+                os.close(_open(root, f"{mount.target}/{above}", create=True))
+            mode = (stat.S_IFBLK if kind == "b" else stat.S_IFCHR) | 0o666
+            os.mknod(name, mode, os.makedev(int(major), int(minor)), dir_fd=folder)
+        sys.mount_setattr(folder, attr_set=sys.MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(folder)
 
 
 def _bind_device(source: str, folder: int, name: str) -> None:
@@ -273,6 +293,7 @@ def _cover(root: Root, mount: Mount) -> None:
 OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
     "dev": _dev,
     "devpts": _devpts,
+    "nodes": _nodes,
     "tmpfs": _tmpfs,
     "resize": _resize,
     "mqueue": _kernel_file_system,

@@ -17,6 +17,18 @@ from batchns.model.reach import Jobs, Range, Target
 
 
 @frozen(kw_only=True)
+class Units:
+    """A named resource whose units can be told apart: each is one or more device nodes, known by their paths.
+
+    `common`: nodes that every job with at least one unit gets. `env`: a variable that lists the units of the job.
+    """
+
+    devices: tuple[tuple[str, ...], ...]
+    common: tuple[str, ...] = ()
+    env: str | None = None
+
+
+@frozen(kw_only=True)
 class Node:
     """What there is to hand out. None: what the machine has (for rates: not counted)."""
 
@@ -24,8 +36,19 @@ class Node:
     memory: int | None = None
     egress: int | None = None
     ingress: int | None = None
-    resources: Mapping[str, int] = field(factory=dict)  # named resources and how many there are
+    resources: Mapping[str, int | Units] = field(factory=dict)  # named ones: how many there are, or their device nodes
     strict: bool = False  # refuse a job when one of its limits cannot be enforced here
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each named resource."""
+        named = self.resources.items()
+        return {name: len(found.devices) if isinstance(found, Units) else found for name, found in named}
+
+    @property
+    def units(self) -> dict[str, Units]:
+        """The named resources that have device nodes."""
+        return {name: found for name, found in self.resources.items() if isinstance(found, Units)}
 
 
 @frozen(kw_only=True)

@@ -20,14 +20,17 @@ from batchns.model.config import (
     Node,
     Paths,
     Queue,
+    Units,
 )
 from batchns.model.document import parse_document
 from batchns.model.job_parts import CPUSET_PATTERN, resources_table
 from batchns.model.job_table import NAME_KIND
 from batchns.model.kinds import (
     Field,
+    Kind,
     Table,
     boolean,
+    either,
     integer,
     list_of,
     mapping_of,
@@ -91,7 +94,7 @@ def _no_built_in(name: str) -> str:
     known = resources_table(Config()).fields
     if not re.fullmatch("[a-z][a-z0-9_]{0,31}", name):
         raise UserError(f"{quote(name)} is not a resource's name", "write lower-case letters, digits and _, as in gpus")
-    if name in known:
+    if name in known or name == "devices":
         raise UserError(f"{name} is a resource that every job file has", "choose another name")
     return name
 
@@ -165,7 +168,84 @@ def _list(words: Iterable[str]) -> str:
     return "[" + ", ".join(f'"{word}"' for word in words) + "]"
 
 
+def _units(count: int = 0, **values: Any) -> Units:
+    return Units(**values)
+
+
+def _device(value: str) -> str:
+    """The path of a device node, to appear under the same name in jobs."""
+    path = check_path(value)
+    inside = path.split("/")[2:]
+    if not path.startswith("/dev/") or not inside[0] or inside[0] in SANDBOX_DEV:
+        hint = 'write the node\'s path below /dev, for example "/dev/nvidia0"'
+        raise UserError(f"{quote(value)} is no device node of the machine's own", hint)
+    return path
+
+
+def _one_unit(value: Any) -> tuple[str, ...]:
+    return (_DEVICE.read(value),) if isinstance(value, str) else _DEVICES.read(value)
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", value) or value.startswith("BATCHNS_"):
+        hint = "write letters, digits and _; the names that begin with BATCHNS_ are taken"
+        raise UserError(f"{quote(value)} is not a variable's name", hint)
+    return value
+
+
+def _count_matches(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    devices = values.get("devices")
+    if devices is not None and values.get("count", len(devices)) != len(devices):
+        what = f"{values['count']}, but devices lists {len(devices)} units"
+        yield ("count",), UserError(what, "leave count away: devices says how many there are")
+
+
+def _nodes_of_one_unit(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    seen: set[str] = set(values.get("common", ()))
+    for index, unit in enumerate(values.get("devices", ())):
+        for path in dict.fromkeys(unit):
+            if path in seen:
+                hint = "each node belongs to one unit, or to common"
+                yield ("devices", index), UserError(f"{quote(path)} is there twice", hint)
+            seen.add(path)
+
+
 _BUILT_IN = Config()
+# What is made by the sandbox itself: see launch.sandbox.
+SANDBOX_DEV = frozenset(
+    (
+        *("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "mqueue"),
+        *("fd", "stdin", "stdout", "stderr"),
+    )
+)
+_DEVICE = text(_device, example='"/dev/nvidia0"', pattern="^/dev/.")
+_DEVICES = list_of(_DEVICE, example='["/dev/nvidia0"]', least=1)
+
+UNITS: Table[Units] = Table(
+    make=_units,
+    fields={
+        "devices": Field(
+            list_of(
+                Kind(_one_unit, {"anyOf": [_DEVICE.schema, _DEVICES.schema]}),
+                example='["/dev/nvidia0", "/dev/nvidia1"]',
+                least=1,
+            ),
+            "The device nodes of each unit, a path or a list of paths. A job gets those of its own units only.",
+            required='write devices = ["/dev/nvidia0", "/dev/nvidia1"]',
+        ),
+        "count": Field(integer(0, 1 << 31, example="2"), "How many units there are.", "as many as devices lists"),
+        "common": Field(
+            list_of(_DEVICE, example='["/dev/nvidiactl"]'), "Nodes for every job that has at least one unit.", "none"
+        ),
+        "env": Field(
+            text(_variable, example='"GPU_UNITS"', pattern="^[A-Za-z_][A-Za-z0-9_]*$"),
+            "A variable that lists the job's units by number, from 0: 0,2.",
+            "none",
+        ),
+    },
+    where="node.resources.NAME",
+    rules=(_count_matches, _nodes_of_one_unit),
+)
 _CPUSET = text(parse_cpuset, example='"0-3,8"', pattern=CPUSET_PATTERN)
 _FOLDER = text(check_path, example='"/var/lib/batchns"', pattern="^/")
 
@@ -178,11 +258,11 @@ NODE: Table[Node] = Table(
         "ingress": Field(rate(8000, example='"1gbit"'), "What all jobs together may receive.", "not counted"),
         "resources": Field(
             mapping_of(
-                integer(0, 1 << 31, example="4"),
+                either(integer(0, 1 << 31, example="4"), UNITS),
                 text(_no_built_in, example="gpus", pattern="^[a-z][a-z0-9_]{0,31}$"),
                 where="node.resources",
             ),
-            "Named resources, and how many there are: gpus = 4. A count that is handed out, not a device.",
+            "Named resources, and how many there are: gpus = 4; or a table with their device nodes.",
             "none",
         ),
         "strict": Field(

@@ -87,7 +87,7 @@ def resources_table(config: Config) -> Table[Resources]:
     }
     named = {
         name: Field(_at_most(integer(0, 1 << 31, example="1"), have, str, name), f"How many of the node's {name}.", "0")
-        for name, have in node.resources.items()
+        for name, have in node.counts.items()
     }
 
     def make(**values: Any) -> Resources:

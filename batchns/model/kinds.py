@@ -227,6 +227,14 @@ def _quantity(parse: Callable[[str], N], show: Callable[[N], str], least: N, exa
     return Kind(read, {"type": "string", "pattern": pattern, "examples": [example.strip('"')]})
 
 
+def either(plain: Reader, table: Reader) -> Kind[Any]:
+    """A table, or a plain value in its place."""
+    return Kind(
+        lambda value: (table if isinstance(value, dict) else plain).read(value),
+        {"anyOf": [plain.schema, table.schema]},
+    )
+
+
 def list_of(kind: Reader, *, example: str, least: int = 0) -> Kind[tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):

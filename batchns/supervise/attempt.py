@@ -25,6 +25,7 @@ from batchns.model.config import Config
 from batchns.model.result import LimitReading
 from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import networks, own
+from batchns.supervise.devices import Granted, Units, granted
 from batchns.supervise.limits import limits_of, missing, network_readings, overlay_readings, scratch_readings
 from batchns.supervise.networks import Networks
 from batchns.supervise.outputs import Outputs, close_all
@@ -41,6 +42,7 @@ class Attempt:
     ahead: str = ""  # the name of a later attempt
     slot: Slot | None = None
     limits: Limits = field(factory=Limits)
+    devices: Granted = field(factory=Granted)
     cgroup: CgroupPlan = field(factory=CgroupPlan)
     files: tuple[str | None, str | None] = (None, None)  # of stdout and stderr, once they are open
     started: Started | None = None
@@ -61,6 +63,7 @@ class Preparer:
     networks: Networks
     submitter: Submitter = ROOT
     filters: Mapping[str, str] = field(factory=dict)  # compiled, by the profile's name; none without any
+    units: Mapping[str, Units] = field(factory=dict)  # named resources that have device nodes
     root: bool = True  # batchns has root's rights
     own: tuple[str, ...] = ()  # real paths of batchns's own folders
     attached: tuple[int, int, int] | None = None
@@ -105,7 +108,8 @@ class Preparer:
                 a folder of batchns's own.
             HostError: no slot is left.
         """
-        attempt.limits = limits_of(job, attempt.placement)
+        attempt.devices = granted(self.units, attempt.placement)
+        attempt.limits = limits_of(job, attempt.placement, attempt.devices.rules)
         attempt.cgroup = self.driver.plan(attempt.name, attempt.limits)
         unavailable = (*attempt.cgroup.unavailable, *self.networks.unavailable(job))
         refusal = missing(unavailable) if job.bounds.strict else ""
@@ -123,13 +127,18 @@ class Preparer:
             slot=attempt.slot,
             cgroup=attempt.cgroup,
             network=network,
+            nodes=attempt.devices.nodes,
             covers=self.networks.covers(job.spec.network),
             record=self.runs.record_path(attempt.name),
             scratch=job.bounds.scratch,
             usual_scratch=self.config.defaults.scratch,
             seccomp=self.filters[job.spec.isolation.seccomp] if self.filters else "",
             ahead=attempt.ahead,
-            variables={**variables(job, attempt.placement), **networks.variables(network)},
+            variables={
+                **attempt.devices.variables,
+                **variables(job, attempt.placement),
+                **networks.variables(network),
+            },
         )
         plan = build.build(details, host_paths=self.host_paths)
         own.check_binds(plan, self.own)
@@ -147,6 +156,7 @@ class Preparer:
     def readings(self, attempt: Attempt, job: Job, started: Started) -> dict[str, LimitReading]:
         """Every limit of the attempt as the kernel holds it."""
         return {
+            **attempt.devices.readings,
             **self.driver.readings(attempt.limits, attempt.cgroup, started.cgroup_values),
             **network_readings(job, started.shapers, self.networks, unshaped=started.unshaped),
             **scratch_readings(job, started.pid),

@@ -24,7 +24,7 @@ from batchns.launch.ids import identity_of
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
-from batchns.supervise import rootless
+from batchns.supervise import devices, rootless
 from batchns.supervise.filters import write_filters
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
@@ -61,6 +61,8 @@ async def open_supervisor(
         config = rootless.own_paths(config, submitter)
         rootless.check_namespaces()
         rootless.make_private(config.paths.run)
+        devices.check_user(config, specs)
+    units = devices.read_units(config) if root else {}
     async with AsyncExitStack() as stack:
         user = submitter.uid
         capacity = read_node(config)
@@ -106,6 +108,7 @@ async def open_supervisor(
             if root
             else rootless.networks(found, Path(runs.resolver_path)),
             filters=filters,
+            units=units,
             attached=attached,
             root=root,
         )

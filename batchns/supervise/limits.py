@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from batchns.core.job import Job
 from batchns.core.placement import Placement
-from batchns.kernel.cgroups.interface import Limits
+from batchns.kernel.cgroups.interface import Device, Limits
 from batchns.model.job import NetworkMode
 from batchns.model.reach import HostPorts, Jobs
 from batchns.model.result import LimitReading
@@ -17,8 +17,8 @@ from batchns.supervise.node import format_cpu_list
 SCRATCH = "/tmp"
 
 
-def limits_of(job: Job, placement: Placement) -> Limits:
-    """What the cgroups are to enforce."""
+def limits_of(job: Job, placement: Placement, devices: tuple[Device, ...]) -> Limits:
+    """What the cgroups are to enforce. `devices`: those that the job may open."""
     bounds = job.bounds
     return Limits(
         cpu_shares=bounds.cpu_shares,
@@ -27,6 +27,7 @@ def limits_of(job: Job, placement: Placement) -> Limits:
         memory=bounds.memory,
         blkio_weight=bounds.blkio_weight,
         pids=bounds.pids,
+        devices=devices,
     )
 
 

@@ -6,6 +6,7 @@ What the kernel lets this very process use is the bound: a CPU or memory node ou
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from batchns.core.node import NodeCapacity
@@ -19,7 +20,8 @@ from batchns.units import format_size
 def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> NodeCapacity:
     """The node's capacity. `proc` and `sys`: where these file systems are mounted.
 
-    Sources: proc_pid_status(5) Cpus_allowed_list, proc_meminfo(5) MemTotal, sysfs devices/system/node.
+    Sources: proc_pid_status(5) Cpus_allowed_list, proc_meminfo(5) MemTotal, sysfs devices/system/node and
+    devices/system/cpu (Documentation/admin-guide/cputopology.rst).
 
     Raises:
         HostError: batchns.toml hands out CPUs or memory that this process does not have.
@@ -44,9 +46,11 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         cpus=tuple(sorted(cpus)),
         memory=memory,
         mems={cpu: of_cpu.get(cpu, 0) for cpu in cpus},
+        cores=cores(Path(sys), cpus),
         egress=config.node.egress,
         ingress=config.node.ingress,
-        named=config.node.resources,
+        named=config.node.counts,
+        units=frozenset(config.node.units),
         jobs=min(len(id_starts(config.isolation)), addresses.capacity(config.network.pool)),
     )
 
@@ -58,6 +62,25 @@ def memory_nodes(sys: Path) -> dict[int, int]:
         for folder in sorted((sys / "devices/system/node").glob("node[0-9]*"))
         for cpu in cpu_list((folder / "cpulist").read_text())
     }
+
+
+def cores(sys: Path, cpus: Iterable[int]) -> dict[int, int]:
+    """The core of each of `cpus`, as the lowest CPU of it; one whose threads the kernel does not tell is left out.
+
+    `core_cpus_list` has been the name since Linux 5.3, `thread_siblings_list` before.
+    """
+    found = {}
+    for cpu in cpus:
+        topology = sys / f"devices/system/cpu/cpu{cpu}/topology"
+        for name in ("core_cpus_list", "thread_siblings_list"):
+            try:
+                siblings = cpu_list((topology / name).read_text())
+            except FileNotFoundError:
+                continue
+            if siblings:
+                found[cpu] = siblings[0]
+                break
+    return found
 
 
 def cpu_list(text: str) -> tuple[int, ...]:

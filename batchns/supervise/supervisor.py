@@ -35,6 +35,7 @@ from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import events, launches
 from batchns.supervise.account import Account
 from batchns.supervise.attempt import Attempt, Preparer
+from batchns.supervise.devices import Units
 from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
 from batchns.supervise.events import Mailbox
 from batchns.supervise.launches import Launches
@@ -67,6 +68,7 @@ class Supervisor:
     networks: Networks = field(factory=Networks)
     submitter: Submitter = ROOT
     filters: Mapping[str, str] = field(factory=dict)  # compiled seccomp filters, by the profile's name
+    units: Mapping[str, Units] = field(factory=dict)  # see `devices.read_units`
     attached: tuple[int, int, int] | None = None
     root: bool = True  # batchns has root's rights
     clock: Callable[[], float] = trio.current_time
@@ -93,6 +95,7 @@ class Supervisor:
             host_paths=self.host_paths,
             networks=self.networks,
             filters=self.filters,
+            units=self.units,
             root=self.root,
             own=tuple(map(os.path.realpath, self._own_folders())),
             attached=self.attached,

@@ -19,7 +19,8 @@ GIB = 1 << 30
 
 def node(cpus: int = 4, *, memory: int = 8 * GIB, per_memory_node: int = 64, **more: Any) -> NodeCapacity:
     mems = {cpu: cpu // per_memory_node for cpu in range(cpus)}
-    return NodeCapacity(cpus=tuple(range(cpus)), memory=memory, mems=mems, **more)
+    units = frozenset(more.pop("units", ()))
+    return NodeCapacity(cpus=tuple(range(cpus)), memory=memory, mems=mems, units=units, **more)
 
 
 def spec(name: str = "job", *, after: Sequence[str] = (), **more: Any) -> JobSpec:

@@ -97,3 +97,30 @@ def test_trying_on_a_copy_leaves_the_room_as_it_is() -> None:
     demand = Demand(whole=2, memory=GIB, named=(("gpus", 1),))
     assert placed(room.copy(), demand) is not None
     assert room.fits(demand)
+
+
+def test_units_that_are_told_apart_are_handed_out_from_the_lowest_free_one() -> None:
+    room = Room(node(8, named={"gpus": 3, "seats": 9}, units={"gpus"}))
+    two, one = Demand(whole=1, named=(("gpus", 2), ("seats", 1))), Demand(whole=1, named=(("gpus", 1),))
+    first, second = placed(room, two), placed(room, one)
+    assert first is not None
+    assert second is not None
+    assert (first.units, second.units) == ((("gpus", (0, 1)),), (("gpus", (2,)),))
+    assert room.place(one) is None
+    room.give(two, first)
+    assert placed(room, one) == Placement((0,), (0,), (("gpus", (0,)),))
+    room.give(one, second)
+    again = placed(room, two)
+    assert again is not None
+    assert again.units == (("gpus", (1, 2)),)
+
+
+def test_units_tried_on_a_copy_stay_free() -> None:
+    room = Room(node(2, named={"gpus": 1}, units={"gpus"}))
+    demand = Demand(whole=1, named=(("gpus", 1),))
+    assert placed(room.copy(), demand) == placed(room.copy(), demand) == room.place(demand)
+
+
+def test_what_is_only_counted_has_no_numbers() -> None:
+    placement = Room(node(1, named={"seats": 2})).place(Demand(whole=1, named=(("seats", 2),)))
+    assert placement == Placement((0,), (0,))

@@ -21,7 +21,9 @@ from batchns.model.config import Config
 from batchns.model.job import Condition, JobSpec, Network
 from batchns.model.lifecycle import Event, State
 
-NODE = node(6, memory=12 * GIB, per_memory_node=3, egress=100, ingress=50, named={"gpus": 2, "tapes": 3}, jobs=7)
+NODE = node(
+    6, memory=12 * GIB, per_memory_node=3, egress=100, ingress=50, named={"gpus": 2, "tapes": 3}, units={"gpus"}, jobs=7
+)
 CONFIG = Config()
 ENDS = [Event.EXITED_OK, Event.EXITED_BAD, Event.OOM, Event.LOST]
 
@@ -63,6 +65,7 @@ def check_capacity(schedule: Schedule, capacity: NodeCapacity) -> None:
     owners: Counter[int] = Counter()
     used: Counter[str] = Counter()
     tasks: Counter[str] = Counter()
+    units: Counter[tuple[str, int]] = Counter()
     for job in schedule:
         assert (job.placement is not None) == (job.state in ACTIVE)
         if job.placement is None:
@@ -77,8 +80,14 @@ def check_capacity(schedule: Schedule, capacity: NodeCapacity) -> None:
             assert all(owners[cpu] == 1 for cpu in job.placement.cpus)
         used.update({"memory": job.demand.memory, "egress": job.demand.egress, "ingress": job.demand.ingress})
         used.update(dict(job.demand.named))
+        given = dict(job.placement.units)
+        assert {name: len(units) for name, units in given.items()} == {
+            name: count for name, count in job.demand.named if name in capacity.units
+        }
+        units.update((name, number) for name, numbers in given.items() for number in numbers)
         used["jobs"] += 1
         assert job.throttle is None or tasks[job.array_id] <= job.throttle
+    assert all(count == 1 and 0 <= unit < capacity.named[name] for (name, unit), count in units.items())
     assert set(load) <= set(capacity.cpus)
     assert all(amount <= FULL for amount in load.values())
     assert used["memory"] <= capacity.memory

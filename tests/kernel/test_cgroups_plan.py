@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import parse, render
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Write
+from batchns.kernel.cgroups import bpf, devices, parse, render
+from batchns.kernel.cgroups.interface import CgroupPlan, Device, DevicePlan, Limits, Write
 from batchns.model.result import LimitReading
 
 ALL = Limits(cpu_shares=2048, cpuset_cpus="1-2", cpuset_mems="0", memory=1 << 30, blkio_weight=500, pids=64)
@@ -47,6 +47,69 @@ def test_v1_writes_each_limit_into_its_own_hierarchy(host: FakeHost) -> None:
     assert [Path(path).parts[-3] for path in plan.directories] == list(V1)
     assert plan.joins == tuple(f"{directory}/tasks" for directory in plan.directories)
     assert (plan.into, plan.unavailable) == ("", ())
+
+
+DEVICES = (Device("c", 1, 3), Device("c", 136), Device("b", 7, 5))
+
+
+def test_v1_denies_all_devices_then_allows_each(host: FakeHost) -> None:
+    for controller in (*V1, "devices"):
+        host.mount(controller, controller)
+    plan = host.driver().plan("j1", Limits(devices=DEVICES))
+    folder = f"{host.root}/devices/batchns/j1"
+    assert [(Path(write.path).name, write.value) for write in plan.devices.writes] == [
+        ("devices.deny", "a"),
+        ("devices.allow", "c 1:3 rw"),
+        ("devices.allow", "c 136:* rw"),
+        ("devices.allow", "b 7:5 rw"),
+    ]
+    assert (plan.devices.directory, plan.devices.program) == (folder, "")
+    assert folder in plan.directories
+    assert f"{folder}/tasks" in plan.joins
+    assert not [write for write in plan.writes if write.limit == "devices"], "they come later than the rest"
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_v2_has_a_program_where_v1_does_not_hold_devices(
+    host: FakeHost, hybrid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "why_no_program", lambda: "")
+    if hybrid:
+        host.mount("cpu", "cpu")
+    host.unified("unified" if hybrid else "")
+    plan = host.driver().plan("j1", Limits(devices=DEVICES))
+    assert plan.devices.directory == plan.into
+    assert bytes.fromhex(plan.devices.program) == bpf.encode(bpf.program(DEVICES))
+    assert plan.unavailable == ()
+
+
+def test_without_either_the_reason_is_in_the_plan(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(devices=DEVICES)
+    host.mount("cpu", "cpu")
+    driver = host.driver()
+    assert driver.readings(limits, driver.plan("j1", limits), {})["devices"] == LimitReading(
+        None, why="this host has no devices cgroup controller"
+    )
+    monkeypatch.setattr(devices, "why_no_program", lambda: "no BPF here")
+    host.unified("unified")
+    driver = host.driver()
+    plan = driver.plan("j1", limits)
+    assert (plan.devices, plan.unavailable) == (DevicePlan(), (("devices", "no BPF here"),))
+    assert driver.readings(limits, plan, {})["devices"].why == "no BPF here"
+
+
+def test_device_rules_are_read_as_the_kernel_holds_them() -> None:
+    limits = Limits(devices=DEVICES[:1])
+    old, new = CgroupPlan(devices=devices.v1("/d/j", DEVICES)), CgroupPlan(devices=devices.v2("/d/j", DEVICES))
+
+    def said(plan: CgroupPlan, text: str) -> LimitReading:
+        return render.readings(limits, plan, {devices.source(plan.devices): text})["devices"]
+
+    assert said(old, "c 1:3 rw\nb 7:5 rw\n") == LimitReading("c 1:3 rw, b 7:5 rw", "devices.list")
+    assert said(old, "a *:* rwm\n") == LimitReading(None, "devices.list", "the kernel says 'a *:* rwm'")
+    assert said(new, "1") == LimitReading("c 1:3 rw", "BPF_CGROUP_DEVICE")
+    assert said(new, "0").why == "the kernel shows no program in the job's cgroup"
+    assert render.readings(limits, old, {})["devices"].why == "it was not written"
 
 
 def test_the_memory_limit_is_written_before_the_one_with_swap(host: FakeHost) -> None:

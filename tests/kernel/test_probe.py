@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from batchns.kernel import trial
+from batchns.kernel import probe_cgroups, trial
 from batchns.kernel.facts import Fact, Place, Status
 from batchns.kernel.probe import capabilities, kernel, other_firewalls, probe, usable
-from batchns.kernel.probe_cgroups import block_weights, cgroups, hierarchies, mode, swap_accounting
+from batchns.kernel.probe_cgroups import block_weights, cgroups, device_rules, hierarchies, mode, swap_accounting
 
 V1 = "32 31 0:29 / {root}/cpu rw - cgroup cgroup rw,cpu\n33 31 0:30 / {root}/memory rw - cgroup cgroup rw,memory\n"
 V2 = "41 31 0:38 / {root}/unified rw - cgroup2 cgroup2 rw\n"
@@ -89,6 +89,21 @@ class TestLookups:
     )
     def test_kernel_version(self, release: str, status: Status) -> None:
         assert kernel(release).status is status
+
+    def test_device_rules_are_the_controllers_or_a_programs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(probe_cgroups, "why_no_program", lambda: "no BPF here")
+        v1 = make_place(tmp_path, V1 + V2)
+        assert (device_rules(v1).status, device_rules(v1).found) == (Status.LIMITED, "no BPF here")
+        assert device_rules(evolve(v1, uid=1000)).found == "device rules are root's to set"
+        monkeypatch.setattr(probe_cgroups, "why_no_program", lambda: "")
+        assert device_rules(v1).status is Status.OK
+        mount = "34 31 0:31 / {root}/cpu rw - cgroup cgroup rw,devices\n"
+        (tmp_path / "proc/self/mountinfo").write_text((V2 + mount).format(root=tmp_path / "cgroup"))
+        assert device_rules(v1).found == str(tmp_path / "cgroup/cpu")
+        (tmp_path / "proc/self/mountinfo").write_text(V1.format(root=tmp_path / "cgroup"))
+        assert "mount -t cgroup -o devices" in device_rules(v1).hint
 
     def test_bfq_counts_only_where_it_is_chosen(self, tmp_path: Path) -> None:
         place = make_place(tmp_path, V1)

@@ -18,6 +18,7 @@ from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
 from batchns.kernel.network.addresses import network_plan
 from batchns.launch import client
+from batchns.supervise.devices import BASE
 
 from .conftest import in_launcher, inits, make_plan
 
@@ -28,7 +29,7 @@ import os, sys
 sys.path.append({root!r})
 from batchns.kernel import syscalls, userns
 from batchns.kernel.network import link
-from batchns.kernel.cgroups import files
+from batchns.kernel.cgroups import devices, files
 launcher, zygotes, enterers = os.getpid(), [], []
 os.register_at_fork(after_in_child=lambda: zygotes.append(os.getpid()))  # inits are cloned, not forked
 import mmap
@@ -51,6 +52,7 @@ os.dup2(os.open({control!r}, os.O_RDWR), 900, inheritable=False)
 for module, names in (
     (syscalls, "clone3 unshare openat2 open_tree move_mount mount_setattr fsmount pivot_root umount_detach sethostname"
                " prctl set_capabilities join_new_session_keyring setns"),
+    (syscalls, "load_device_program attach_device_program count_device_programs"), (devices, "write_rules"),
     (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid fchown"),
     (userns, "map_ids"), (link.Socket, "exchange"), (files, "write write_and_read_back"),
 ):
@@ -75,7 +77,7 @@ main({fd})
 @pytest.mark.parametrize(
     ("process", "calls", "named"),
     [
-        ("launcher", 10, {"cgroup", "map ids"}),
+        ("launcher", 11, {"cgroup", "device rules", "map ids"}),
         ("zygote", 1, {"clone3"}),
         ("init", 100, {"mount root", "mount bind", "identity", "exec"}),
     ],
@@ -156,7 +158,7 @@ async def fail_each_call(launcher, folder, driver, control) -> list[str]:
 
 async def launch_once(launcher, folder, driver) -> str:
     plan = make_plan(folder, command=("true",))
-    cgroup = driver.plan(plan.attempt, Limits(cpu_shares=512, memory=64 << 20, pids=32))
+    cgroup = driver.plan(plan.attempt, Limits(cpu_shares=512, memory=64 << 20, pids=32, devices=BASE))
     network = network_plan(
         "private",
         plan.attempt,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchns.errors import UserError
-from batchns.kernel.cgroups.interface import CgroupPlan, Write
+from batchns.kernel.cgroups.interface import CgroupPlan, Device, DevicePlan, Write
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch import build
 from batchns.launch.plan import Base, Command, Credentials, IdMap, Ids, Mount, Owner, Plan, Rootfs, from_wire, to_wire
@@ -35,6 +35,7 @@ plans = st.builds(
         text,
         st.lists(st.tuples(text, text), max_size=3).map(tuple),
         texts,
+        st.builds(DevicePlan, text, st.lists(st.builds(Write, text, text, text, st.booleans())).map(tuple), text),
     ),
     st.builds(NetworkPlan, text, text, text, text, text, text, text, st.none() | number, st.none() | number, number),
     st.none() | st.builds(Rootfs, text, number, st.booleans()),
@@ -86,7 +87,7 @@ def test_the_same_attempt_gives_the_same_plan():
 
 
 def test_every_mount_is_an_operation_that_the_sandbox_knows():
-    plan = build.build(attempt(), host_paths=ALL)
+    plan = build.build(evolve(attempt(), nodes=(("/dev/nvidia0", Device("c", 195, 0)),)), host_paths=ALL)
     assert {mount.kind for mount in (*plan.base.mounts, *plan.mounts)} == set(OPERATIONS)
 
 
@@ -94,6 +95,12 @@ def test_a_job_with_the_usual_scratch_has_nothing_to_resize():
     usual = evolve(attempt(), scratch=1 << 20)
     assert [m.kind for m in build.build(usual, host_paths=ALL).mounts] == ["cover", "bind"]
     assert [m.target for m in build.build(attempt(), host_paths=ALL).mounts[:2]] == ["/tmp", "/var/tmp"]
+
+
+def test_nodes_come_before_anything_that_could_hide_them():
+    nodes = (("/dev/nvidia0", Device("c", 195, 0)), ("/dev/dri/card0", Device("c", 226, 0)))
+    mounts = build.build(evolve(attempt(), nodes=nodes), host_paths=ALL).mounts
+    assert mounts[0] == Mount("nodes", "/dev", options=("nvidia0 c 195 0", "dri/card0 c 226 0"))
 
 
 def test_only_what_the_host_has_is_masked():

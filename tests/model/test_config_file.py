@@ -27,6 +27,7 @@ from batchns.model.config import (
     Preemption,
     Queue,
     ScheduleSettings,
+    Units,
 )
 from batchns.model.config_table import config_table, parse_config
 from batchns.model.job import PreemptMode
@@ -216,6 +217,21 @@ def test_what_is_set_is_set() -> None:
     )
 
 
+def test_a_resource_is_a_number_or_the_nodes_of_its_units() -> None:
+    text = """
+    [node.resources]
+    seats = 3
+    gpus = { devices = ["/dev/nvidia0", "/dev/nvidia1"], common = ["/dev/nvidiactl"], env = "GPUS" }
+    fpga = { count = 1, devices = [["/dev/dri/card1", "/dev/xdma0"]] }
+    """
+    node = parse_config(text.encode(), "f").node
+    assert node.counts == {"seats": 3, "gpus": 2, "fpga": 1}
+    assert node.units == {
+        "gpus": Units(devices=(("/dev/nvidia0",), ("/dev/nvidia1",)), common=("/dev/nvidiactl",), env="GPUS"),
+        "fpga": Units(devices=(("/dev/dri/card1", "/dev/xdma0"),)),
+    }
+
+
 MISTAKES = [
     ("[nod]", "nod: unknown key - did you mean node?"),
     ("node = 1", "node: must be a table, not 1 - write its keys below a [node] line"),
@@ -228,6 +244,7 @@ MISTAKES = [
      "choose another name"),
     ("node.resources.GPU = 1", 'node.resources.GPU: "GPU" is not a resource\'s name - '
      "write lower-case letters, digits and _, as in gpus"),
+
     ("defaults.cpus = 1.5", "defaults.cpus: 1.5 is neither whole nor below 1 - write 1 or 2 for whole CPUs, "
      "or a fraction such as 0.5 for a shared one"),
     ("defaults.grace_time = 10", 'defaults.grace_time: "10" has no unit - write "10s", "10m" or "10h"'),

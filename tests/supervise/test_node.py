@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchns.errors import HostError
-from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node
+from batchns.model.config import Config, IsolationSettings, NetworkSettings, Node, Units
 from batchns.supervise.node import cpu_list, format_cpu_list, read_node
 
 
@@ -39,6 +39,24 @@ def test_the_configuration_hands_out_less(roots: dict[str, str]) -> None:
     node = read_node(config, **roots)
     assert (node.cpus, dict(node.mems), node.memory) == ((4, 5), {4: 1, 5: 1}, 1 << 30)
     assert (node.egress, node.ingress, dict(node.named)) == (10, 20, {"gpus": 2})
+
+
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+def test_threads_of_a_core_are_known(roots: dict[str, str], name: str) -> None:
+    """CPU 6 has no such file (a machine that tells nothing of it): it is a core of its own."""
+    for cpu, siblings in {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2-3"}.items():
+        folder = Path(roots["sys"], f"devices/system/cpu/cpu{cpu}/topology")
+        folder.mkdir(parents=True)
+        (folder / name).write_text(f"{siblings}\n")
+    node = read_node(Config(), **roots)
+    assert dict(node.cores) == {0: 0, 4: 0, 1: 1, 5: 1, 2: 2}
+    assert node.by_core() == {0: ((0,), (1,), (2,)), 1: ((4,), (5,), (6,))}
+
+
+def test_units_of_resources_with_device_nodes_are_told_apart(roots: dict[str, str]) -> None:
+    resources = {"seats": 3, "gpus": Units(devices=(("/dev/a",), ("/dev/b",)))}
+    node = read_node(Config(node=Node(resources=resources)), **roots)
+    assert (dict(node.named), node.units) == ({"seats": 3, "gpus": 2}, {"gpus"})
 
 
 def test_as_many_jobs_run_at_a_time_as_there_are_addresses_and_id_ranges(roots: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from batchns.model.job import Network, NetworkMode
 from batchns.model.lifecycle import State
 from batchns.model.result import JobResult
 from batchns.supervise import launches
+from batchns.supervise.devices import BASE
 
 S = State
 
@@ -94,6 +95,7 @@ def test_a_result_holds_usage_limits_files_and_times(tmp_path: Path) -> None:
         "cpuset_mems": "0",
         "memory": GIB,
         "pids": 9,
+        "devices": BASE,
         "egress": 1000,
         "scratch": 1 << 30,
     }

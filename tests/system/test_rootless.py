@@ -338,3 +338,17 @@ def test_limits_are_in_force_where_a_cgroup_is_delegated(home, delegated):
         assert ran.jobs["large"]["limits"]["memory"]["value"] == 400 << 20
         assert ran.jobs["large"]["memory_peak_bytes"] > 200 << 20
         assert [path.name for path in delegated.iterdir() if path.is_dir()] == ["batchns.caller"]
+
+
+def test_devices_of_the_machine_are_not_a_users_to_give(home):
+    """Refused by name before anything starts; without them the missing rules are named in the result."""
+    settings = home / "batchns.toml"
+    settings.write_text('[node.resources]\nfpga = { devices = ["/dev/kmsg"] }\nseats = 2\n')
+    job(home, "asks", 'command = ["true"]\nresources.fpga = 1\n')
+    ran = as_ada(home, "run", "--config", "batchns.toml", "asks.toml")
+    assert ran.code == 2
+    assert "job asks: fpga: its devices can be given to jobs by root only" in ran.stderr
+    job(home, "plain", 'command = ["true"]\nresources.seats = 1\n')
+    ran = as_ada(home, "run", "--config", "batchns.toml", "--json", "plain.toml")
+    assert ran.jobs["plain"]["state"] == "COMPLETED"
+    assert ran.jobs["plain"]["limits"]["devices"] == {"value": None, "why": "device rules are root's to set"}

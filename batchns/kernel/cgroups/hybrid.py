@@ -54,6 +54,7 @@ class HybridDriver:
             into=new.into,
             unavailable=new.unavailable + old.unavailable,
             final_reads=new.final_reads + old.final_reads,
+            devices=old.devices if old.devices.directory else new.devices,
         )
 
     def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from batchns.model.result import LimitReading, Usage
 
 
+class Device(NamedTuple):
+    """One device, or all of a major number, as device rules name it. `kind`: "c" or "b", as in ls -l."""
+
+    kind: str
+    major: int
+    minor: int | None = None  # None: every one
+
+
 class Limits(NamedTuple):
     """What to enforce; None: nothing asked. Bytes, CPU lists ("0-3,8"), kernel weights."""
 
@@ -25,6 +33,7 @@ class Limits(NamedTuple):
     memory: int | None = None
     blkio_weight: int | None = None  # 10 to 1000
     pids: int | None = None
+    devices: tuple[Device, ...] | None = None  # that may be read and written, and no other; none may be made
 
 
 class Write(NamedTuple):
@@ -36,6 +45,17 @@ class Write(NamedTuple):
     required: bool = True  # a failure stops the launch; else it is said in the result
 
 
+class DevicePlan(NamedTuple):
+    """The device rules of one job, for v1 as values for files, for v2 as a program. `directory`: "" for no rules.
+
+    Apart from the other values: they come into force when the sandbox is built, which needs devices of its own.
+    """
+
+    directory: str = ""
+    writes: tuple[Write, ...] = ()  # v1
+    program: str = ""  # v2: instructions, in hexadecimal digits
+
+
 class CgroupPlan(NamedTuple):
     """All that the launcher needs to make, join, read and remove one job's cgroups. Absolute paths."""
 
@@ -45,6 +65,7 @@ class CgroupPlan(NamedTuple):
     into: str = ""  # v2 directory for CLONE_INTO_CGROUP ("" for none)
     unavailable: tuple[tuple[str, str], ...] = ()  # (limit, why) known before writing
     final_reads: tuple[str, ...] = ()  # usage files, read once more before removal
+    devices: DevicePlan = DevicePlan()
 
 
 class Squeezed(NamedTuple):

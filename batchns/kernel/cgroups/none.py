@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from batchns.kernel.cgroups.devices import ROOTS
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
 
@@ -24,11 +25,15 @@ class NoCgroups:
 
     def plan(self, name: str, limits: Limits) -> CgroupPlan:
         """Nothing to make, and why."""
-        return CgroupPlan(unavailable=tuple((limit, self.why) for limit in _asked(limits)))
+        return CgroupPlan(unavailable=tuple((limit, self._why_not(limit)) for limit in _asked(limits)))
 
     def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:
         """No limit is in force."""
-        return {limit: LimitReading(None, "", self.why) for limit in _asked(limits)}
+        return {limit: LimitReading(None, "", self._why_not(limit)) for limit in _asked(limits)}
+
+    def _why_not(self, limit: str) -> str:
+        """A delegated cgroup would not help with every one of them."""
+        return ROOTS if limit == "devices" else self.why
 
     def usage(self, texts: Mapping[str, str]) -> Usage:
         """Nothing is known."""

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 
 from attrs import Factory, define, field, frozen
 
-from batchns.kernel.cgroups import parse
+from batchns.kernel.cgroups import devices, parse
 from batchns.kernel.cgroups.blockio import NO_BFQ
-from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Write
+from batchns.kernel.cgroups.interface import CgroupPlan, DevicePlan, Limits, Write
 from batchns.model.result import LimitReading
 
 CONTROLLER = {  # of each limit, by its name on v2 (v1 says blkio for io)
@@ -24,6 +24,7 @@ CONTROLLER = {  # of each limit, by its name on v2 (v1 says blkio for io)
     "memory": "memory",
     "blkio_weight": "io",
     "pids": "pids",
+    "devices": "devices",
 }
 NOT_FROZEN = "only a frozen job can be bounded to what it holds"
 _NO_SWAP_LIMIT = "swap is not counted in it - boot with swapaccount=1 to have that"
@@ -155,6 +156,9 @@ def readings(limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) 
     for limit, asked in limits._asdict().items():
         if asked is None:
             continue
+        if limit == "devices" and plan.devices.directory:
+            found[limit] = _device_reading(limits, plan.devices, values)
+            continue
         writes = [write for write in plan.writes if write.limit == limit]
         if writes:
             found[limit] = _reading(limit, writes, values)
@@ -175,6 +179,33 @@ def _reading(limit: str, writes: list[Write], values: Mapping[str, str | int]) -
         return LimitReading(None, source, f"the kernel says {text.strip()!r}")
     swap_failed = limit == "memory" and any(not isinstance(values.get(write.path), str) for write in others)
     return LimitReading(value, source, _NO_SWAP_LIMIT if swap_failed else "")
+
+
+def device_rules(
+    directory: str | None, limits: Limits, host: Host, *, program: bool
+) -> tuple[DevicePlan, list[tuple[str, str]]]:
+    """A job's device rules in its `directory`, and why there are none. `program`: v2 has no files for them."""
+    if limits.devices is None:
+        return DevicePlan(), []
+    if directory is None or (program and "devices" in host.missing):
+        why = host.missing.get("devices", "this host has no devices cgroup controller")
+        return DevicePlan(), [("devices", why)]
+    return (devices.v2 if program else devices.v1)(directory, limits.devices), []
+
+
+def _device_reading(limits: Limits, plan: DevicePlan, values: Mapping[str, str | int]) -> LimitReading:
+    path = devices.source(plan)
+    name, said = path.rpartition("/")[2], values.get(path)
+    if not isinstance(said, str):
+        return LimitReading(None, name, "it was not written")
+    rules = said.split("\n")
+    if not plan.program and rules[0].startswith("a"):
+        return LimitReading(None, name, f"the kernel says {rules[0]!r}")
+    if not plan.program:
+        return LimitReading(", ".join(filter(None, rules)), name)
+    if said == "0":
+        return LimitReading(None, name, "the kernel shows no program in the job's cgroup")
+    return LimitReading(devices.text(limits.devices or ()), name)
 
 
 def within(limits: Limits, controllers: Collection[str]) -> tuple[Limits, Limits]:

@@ -21,7 +21,7 @@ from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
 
-CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "io", "pids", "freezer")  # with v2's name for blkio
+CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "io", "pids", "freezer", "devices")  # with v2's name for blkio
 _ALWAYS = ("cpu", "cpuacct", "memory", "io", "pids", "freezer")
 _USAGE = {
     "cpuacct": ("cpuacct.usage",),
@@ -115,15 +115,17 @@ class V1Driver:
             self._gather()
         of = {controller: f"{common.path}/{name}" for controller, common in self._common.items()}
         writes, unavailable = render.v1(of, limits, self._host)
-        written = {write.path.rpartition("/")[0] for write in writes}
+        rules, no_rules = render.device_rules(of.get("devices"), limits, self._host, program=False)
+        written = {write.path.rpartition("/")[0] for write in (*writes, *rules.writes)}
         needed = {of[controller] for controller in _ALWAYS if controller in of} | written
         directories = tuple(path for path in self._directories(name) if path in needed)
         return CgroupPlan(
             directories=directories,
             writes=tuple(writes),
             joins=tuple(f"{directory}/tasks" for directory in directories),
-            unavailable=tuple(unavailable),
+            unavailable=(*unavailable, *no_rules),
             final_reads=self._usage_files(name),
+            devices=rules,
         )
 
     def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from attrs import evolve
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import blockio, cpusets, files, members, parse, render, squeeze
+from batchns.kernel.cgroups import blockio, cpusets, devices, files, members, parse, render, squeeze
 from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
@@ -99,6 +99,7 @@ class V2Driver:
         enabled = _words(f"{self._mount}/cgroup.controllers") if prepared is None else prepared.split()
         self.controllers = frozenset(self._wanted) & set(enabled)
         found = blockio.disks(self._block)
+        no_programs = devices.why_no_program()
         self._stacked = frozenset(disk.device for disk in found if disk.stacked)
         self._host = evolve(
             self._host,
@@ -106,7 +107,7 @@ class V2Driver:
             mems=(files.read_if_there(f"{group}/cpuset.mems.effective") or "").strip(),
             bfq=blockio.uses_bfq(found),
             iocost=blockio.uses_iocost(files.read_if_there(f"{self._mount}/io.cost.qos") or ""),
-            missing={**self._host.missing, **refused},
+            missing={**self._host.missing, **refused, **({"devices": no_programs} if no_programs else {})},
         )
         self._gathered = True
 
@@ -121,12 +122,14 @@ class V2Driver:
             self._gather({})
         directory = self._directory(name)
         writes, unavailable = render.v2(directory, self.controllers, limits, self._host)
+        rules, no_rules = render.device_rules(directory, limits, self._host, program=True)
         return CgroupPlan(
             directories=(directory,),
             writes=tuple(writes),
             into=directory,
-            unavailable=tuple(unavailable),
+            unavailable=(*unavailable, *no_rules),
             final_reads=self._usage_files(name),
+            devices=rules,
         )
 
     def readings(self, limits: Limits, plan: CgroupPlan, values: Mapping[str, str | int]) -> dict[str, LimitReading]:

@@ -159,8 +159,9 @@ class Room:
         self.ingress -= sign * demand.ingress
         for name, count in demand.named:
             self.named[name] -= sign * count
-        for name, numbers in placement.units:
-            self._units[name] ^= sum(1 << number for number in numbers)
+        if demand.named:  # else the units are not what is given or taken: a frozen job keeps its own
+            for name, numbers in placement.units:
+                self._units[name] ^= sum(1 << number for number in numbers)
 
     def _fits_cpus(self, demand: Demand) -> bool:
         if demand.cpuset:

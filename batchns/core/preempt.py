@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from batchns.core.actions import Action, Freeze, Reclaim, Stop
 from batchns.core.demand import Demand
 from batchns.core.job import Cause, FreezeCause, Job
-from batchns.core.placement import Placement, Room
+from batchns.core.placement import Room
 from batchns.core.promises import Lent, Promise, Promises, lent
 from batchns.core.rank import Ranking
 from batchns.core.schedule import Schedule
@@ -268,7 +268,7 @@ def _give_all(room: Room, victim: Job) -> None:
     assert victim.placement is not None
     if victim.lends:
         held = victim.demand.memory if victim.held_memory is None else victim.held_memory
-        room.give(victim.demand.kept(held), Placement((), ()))
+        room.give(victim.demand.kept(held), evolve(victim.placement, cpus=(), mems=()))
     else:
         room.give(victim.demand, victim.placement)
 

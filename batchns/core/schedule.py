@@ -342,6 +342,8 @@ class Schedule:
         if placement is not None and job.lends:
             self.ready.remove(job)
             self.claims.pop(job_id, None)
+            assert job.placement is not None
+            placement = evolve(placement, units=job.placement.units)
             self._room.take(self.wanted(job), placement)
             self._hold(job, job.demand.to_thaw(), now, 1)
             del self._lending[job_id]

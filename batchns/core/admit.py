@@ -49,7 +49,7 @@ def admit(specs: Sequence[JobSpec], capacity: NodeCapacity, config: Config) -> l
     return admitted
 
 
-Estimator = Callable[[str, str], float | None]  # (user, job name) to seconds; None: nothing is known
+Estimator = Callable[[str, str, float | None], float | None]  # (user, job name, time limit) to seconds; None: unknown
 
 
 def expand(
@@ -72,7 +72,9 @@ def expand(
         spec, array_id = entry.spec, str(first_id + number)
         queue = config.queues[spec.queue]
         span = config.schedule.assume if entry.bounds.time_limit is None else entry.bounds.time_limit
-        learned = estimator(user, spec.name) if estimator is not None and config.schedule.learn else None
+        learned = None
+        if estimator is not None and config.schedule.learn:
+            learned = estimator(user, spec.name, entry.bounds.time_limit)
         if entry.bounds.time_limit is None and learned is not None:
             span = max(span, learned)
         for index in spec.array.indices if spec.array else (None,):

@@ -57,14 +57,14 @@ class Account:
         return self.result
 
     def view(self, job: Job, now: float, waits: str) -> JobView:
-        """The job at `now`. `waits`: why it is pending, if it is."""
+        """The job at `now`. `waits`: why it is pending or frozen, if it is."""
         ledger = job.ledger.at(job.state, now)
         return JobView(
             job_id=job.id,
             name=job.spec.name,
             state=job.state,
             attempt=job.attempt,
-            reason=waits if job.state is State.PENDING else self.reason or self.asked_to_end,
+            reason=waits or ("" if job.state is State.PENDING else self.reason or self.asked_to_end),
             queued_seconds=ledger.queued,
             running_seconds=ledger.running,
             frozen_seconds=ledger.frozen,

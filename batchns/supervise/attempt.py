@@ -49,6 +49,8 @@ class Attempt:
     scope: trio.CancelScope = field(factory=trio.CancelScope)  # around whatever waits for the launcher
     launched: trio.Event = field(factory=trio.Event)  # the command runs, or never will
     over: trio.Event = field(factory=trio.Event)
+    turn: trio.Lock = field(factory=trio.Lock)  # whatever is done to its frozen cgroup is done one after the other
+    squeezed: bool = False  # its memory is bounded to what it held: its own limit is due before it runs
 
 
 @frozen(kw_only=True)

@@ -26,12 +26,15 @@ from batchns.model.job import JobSpec, NetworkMode
 from batchns.model.submitter import Submitter
 from batchns.supervise import devices, rootless
 from batchns.supervise.filters import write_filters
+from batchns.supervise.history import FILE as HISTORY_FILE
+from batchns.supervise.history import History
 from batchns.supervise.networks import Names, Networks, grants_of
 from batchns.supervise.node import read_node
 from batchns.supervise.runfolder import RunFolder
 from batchns.supervise.supervisor import AHEAD, Supervisor
 from batchns.supervise.sweep import remove_own, sweep
 from batchns.supervise.view import Observer
+from batchns.supervise.watch import sampler_of
 
 
 @asynccontextmanager
@@ -111,6 +114,8 @@ async def open_supervisor(
             units=units,
             attached=attached,
             root=root,
+            keeper=History(Path(config.paths.state) / HISTORY_FILE),
+            sampler=sampler_of(config, {spec.queue for spec in specs}, capacity.cpus, driver),
         )
 
 

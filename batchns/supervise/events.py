@@ -10,6 +10,7 @@ from attrs import frozen
 
 from batchns.errors import BatchnsError
 from batchns.launch.client import Ended, Started
+from batchns.model.result import LimitReading
 from batchns.supervise.attempt import Attempt
 
 T = TypeVar("T")
@@ -91,8 +92,26 @@ class FreezeAnswer:
 
 @frozen
 class ThawAnswer:
+    """`moved`: the CPUs that it runs on from now on, as the kernel has them; None where they have not been changed."""
+
     attempt: Attempt
     confirmed: bool
+    moved: LimitReading | None = None
+
+
+@frozen
+class SqueezeAnswer:
+    """`held`: the bytes that the frozen job is bounded to; None where nothing could be had of it."""
+
+    attempt: Attempt
+    held: int | None
+
+
+@frozen
+class Neighbours:
+    """The machine is busy with what is not batchns's (`busy`), or no longer."""
+
+    busy: bool
 
 
 @frozen
@@ -119,6 +138,8 @@ Event = (
     | Unkillable
     | FreezeAnswer
     | ThawAnswer
+    | SqueezeAnswer
+    | Neighbours
     | Interrupt
     | Pause
 )

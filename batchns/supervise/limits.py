@@ -31,6 +31,11 @@ def limits_of(job: Job, placement: Placement, devices: tuple[Device, ...]) -> Li
     )
 
 
+def on_cpus(limits: Limits, placement: Placement) -> Limits:
+    """The same limits on other CPUs."""
+    return limits._replace(cpuset_cpus=format_cpu_list(placement.cpus), cpuset_mems=format_cpu_list(placement.mems))
+
+
 def network_readings(
     job: Job, shapers: Mapping[str, int | None], networks: Networks, *, unshaped: str = ""
 ) -> dict[str, LimitReading]:

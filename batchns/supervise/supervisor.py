@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
 from attrs import define, evolve, field
 
-from batchns.core.actions import Action, Cancel, Freeze, Kill, Launch, Requeue, Stop, Thaw
+from batchns.core.actions import Action, Cancel, Freeze, Join, Kill, Launch, Reclaim, Requeue, Stop, Thaw, Warn
 from batchns.core.admit import admit, expand
 from batchns.core.decide import decide
+from batchns.core.estimates import Estimates
 from batchns.core.explain import explain
-from batchns.core.job import Cause
+from batchns.core.job import Cause, FreezeCause, Job
 from batchns.core.node import NodeCapacity
+from batchns.core.placement import Placement
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
 from batchns.errors import BatchnsError
@@ -30,21 +33,24 @@ from batchns.model import lifecycle
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
-from batchns.model.result import JobResult, Usage
+from batchns.model.result import JobResult, LimitReading, Usage
 from batchns.model.submitter import ROOT, Submitter
 from batchns.supervise import events, launches
 from batchns.supervise.account import Account
+from batchns.supervise.admission import check_holds, check_queues
 from batchns.supervise.attempt import Attempt, Preparer
+from batchns.supervise.chronicle import Chronicle, Keeper
 from batchns.supervise.devices import Units
 from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
 from batchns.supervise.events import Mailbox
 from batchns.supervise.launches import Launches
-from batchns.supervise.limits import missing
+from batchns.supervise.limits import missing, on_cpus
 from batchns.supervise.networks import Networks
 from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
+from batchns.supervise.watch import Sampler, Watch, rule_of
 from batchns.units import format_duration
 
 AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
@@ -71,12 +77,16 @@ class Supervisor:
     units: Mapping[str, Units] = field(factory=dict)  # see `devices.read_units`
     attached: tuple[int, int, int] | None = None
     root: bool = True  # batchns has root's rights
+    keeper: Keeper | None = None  # where what jobs took is kept
+    sampler: Sampler | None = None  # what measures the neighbours, where jobs yield to them
     clock: Callable[[], float] = trio.current_time
+    wall: Callable[[], float] = time.time
     blocking: Blocking = field(factory=threads)
     _schedule: Schedule = field(init=False)
     _preparer: Preparer = field(init=False)
     _effects: Effects = field(init=False)
     _launches: Launches = field(init=False)
+    _chronicle: Chronicle = field(init=False)
     _inbox: Mailbox[events.Event] = field(init=False, factory=Mailbox)
     _accounts: dict[str, Account] = field(init=False, factory=dict)
     _attempts: dict[str, Attempt] = field(init=False, factory=dict)  # of active jobs, by job id
@@ -85,7 +95,10 @@ class Supervisor:
     _calm_waiters: list[trio.Event] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._schedule = Schedule(self.capacity)
+        self._schedule = Schedule(self.capacity, self.config)
+        self._chronicle = Chronicle(
+            keeper=self.keeper, blocking=self.blocking, submitter=self.submitter, wall=self.wall
+        )
         self._preparer = Preparer(
             config=self.config,
             driver=self.driver,
@@ -127,9 +140,22 @@ class Supervisor:
             UserError: a job can never run here, or its file's folder does not answer; nothing was started.
             HostError: no job ids are to be had; nothing was started.
         """
+        check_queues(specs, self.config, self.submitter)
+        check_holds(specs)
         admitted = admit(specs, self.capacity, self.config)
         first_id = self.runs.job_ids(len(specs))
-        self._schedule.submit(expand(admitted, first_id, self.config, self.clock()))
+        known = await self._chronicle.estimates() if len(specs) > 1 else Estimates()
+        self._schedule.submit(
+            expand(
+                admitted,
+                first_id,
+                self.config,
+                self.clock(),
+                user=self.submitter.name,
+                wall=self.wall(),
+                estimator=known.expected,
+            )
+        )
         if self.attached is None:
             await self._preparer.outputs.anchor(specs)
         for job in self._schedule:
@@ -139,7 +165,11 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 self._effects.nursery = nursery
                 nursery.start_soon(self._launches.serve)
+                nursery.start_soon(self._chronicle.write)
+                if self.sampler is not None:
+                    nursery.start_soon(self._watch, self.sampler)
                 await self._loop()
+                await self._chronicle.close()
                 nursery.cancel_scope.cancel()
         finally:
             await self._abandon()
@@ -168,6 +198,16 @@ class Supervisor:
     def thaw_all(self) -> None:
         """Let every frozen job run on, and start others again."""
         self._inbox.post(events.Pause(on=False))
+
+    async def _watch(self, sampler: Sampler) -> None:
+        watch = Watch(
+            sampler=sampler,
+            cpus=len(self.capacity.cpus),
+            rule=rule_of(self.config),
+            blocking=self.blocking,
+            clock=self.clock,
+        )
+        await watch.run(lambda busy: self._inbox.post(events.Neighbours(busy)))
 
     # The loop.
 
@@ -198,6 +238,8 @@ class Supervisor:
                 self._drain(detail, kill=kill)
             case events.Pause(on):
                 self._schedule.pause() if on else self._schedule.resume()
+            case events.Neighbours(busy):
+                self._schedule.yield_to_others(on=busy)
             case _ if self._attempts.get(event.attempt.job_id) is not event.attempt:
                 pass  # an answer that came after the attempt had been given up, or had ended
             case events.HasStarted(attempt, started):
@@ -216,8 +258,10 @@ class Supervisor:
                 self._on_unkillable(attempt, empty)
             case events.FreezeAnswer(attempt, confirmed):
                 self._on_freeze_answer(attempt, confirmed)
-            case events.ThawAnswer(attempt, confirmed):
-                self._on_thaw_answer(attempt, confirmed)
+            case events.ThawAnswer(attempt, confirmed, moved):
+                self._on_thaw_answer(attempt, confirmed, moved)
+            case events.SqueezeAnswer(attempt, held):
+                self._schedule.reclaimed(attempt.job_id, held, self.clock())
 
     def _perform(self, action: Action) -> None:
         now = self.clock()
@@ -231,8 +275,8 @@ class Supervisor:
                 self._attempts[job_id] = attempt
                 self._accounts[job_id] = Account()
                 self._launches.ask(attempt)
-            case Stop(job_id, cause):
-                self._stop(job_id, cause, now)
+            case Stop(job_id, cause, by):
+                self._stop(job_id, cause, now, by)
             case Kill(job_id):
                 self._schedule.killed(job_id)
                 self._effects.kill(self._attempts[job_id])
@@ -242,13 +286,23 @@ class Supervisor:
                 self._accounts[job_id].reason = render(reason)
                 self._freed += self._schedule.finish(job_id, lifecycle.Event.CANCEL, now)
                 self._accounts[job_id].conclude(self._schedule[job_id])
-            case Freeze(job_id):
-                self._schedule.freezing(job_id, now)
+            case Freeze(job_id, cause, by, thaw_by):
+                self._schedule.freezing(job_id, now, cause, by=by, thaw_by=thaw_by)
                 self._effects.freeze(self._attempts[job_id])
-            case Thaw(job_id):
-                self._schedule.thawing(job_id, None, now)
-                self._effects.thaw(self._attempts[job_id])
+            case Thaw(job_id, placement):
+                self._thaw(job_id, placement, now)
                 return  # nothing that an onlooker sees has changed yet
+            case Reclaim(job_id):
+                self._schedule.reclaiming(job_id)
+                self._effects.squeeze(self._attempts[job_id])
+                return
+            case Join(job_id):
+                self._schedule.join(job_id)
+            case Warn(job_id):
+                warn = self._schedule.warn(job_id).spec.warn
+                if warn is not None:
+                    self._effects.signal(self._attempts[job_id], warn.signal)
+                return
         self._tell(action.job)
 
     # What the events do.
@@ -304,15 +358,27 @@ class Supervisor:
         outcome = evolve(outcome, reason="; ".join(told))
         self._finish(attempt, outcome, usage)
 
-    def _stop(self, job_id: str, cause: Cause, now: float) -> None:
-        before = self._schedule[job_id].state
+    def _stop(self, job_id: str, cause: Cause, now: float, by: str) -> None:
+        before = self._schedule[job_id]
         account = self._accounts[job_id]
         if cause is Cause.CANCELLED and self._schedule.draining is not None:
             account.asked_to_end = self._schedule.draining.detail
-        self._schedule.stop(job_id, cause, now)
+        elif by:
+            account.asked_to_end = f"made room for job {by}"
+        self._schedule.stop(job_id, cause, now, by=by)
         attempt = self._attempts[job_id]
         if attempt.started is not None:
-            self._effects.ask(attempt, thaw=before is State.SUSPENDED)
+            self._effects.ask(attempt, thaw=before.state is State.SUSPENDED, memory=before.bounds.memory)
+
+    def _thaw(self, job_id: str, placement: Placement | None, now: float) -> None:
+        """Where it is; or, where it has lent its CPUs, on those that it gets now."""
+        job = self._schedule.thawing(job_id, placement, now)
+        attempt = self._attempts[job_id]
+        moved = placement is not None and job.placement is not None and job.placement.cpus != attempt.placement.cpus
+        if moved and job.placement is not None:
+            attempt.placement = job.placement
+            attempt.limits = on_cpus(attempt.limits, job.placement)
+        self._effects.thaw(attempt, moved=moved, memory=job.bounds.memory)
 
     def _on_lost(self, attempt: Attempt, error: BatchnsError) -> None:
         self._effects.clear(attempt)
@@ -339,7 +405,10 @@ class Supervisor:
         elif confirmed:  # it was asked to end meanwhile, and must run to do so
             self._effects.thaw(attempt)
 
-    def _on_thaw_answer(self, attempt: Attempt, confirmed: bool) -> None:
+    def _on_thaw_answer(self, attempt: Attempt, confirmed: bool, moved: LimitReading | None) -> None:
+        account = self._accounts[attempt.job_id]
+        if moved is not None:
+            account.limits = {**account.limits, "cpuset_cpus": moved}
         if self._schedule[attempt.job_id].state is not State.SUSPENDED:
             return
         if confirmed:
@@ -360,13 +429,15 @@ class Supervisor:
         account = self._accounts[job_id]
         account.end(outcome, usage or Usage(), attempt.files)
         self._freed += self._schedule.finish(job_id, outcome.event, self.clock(), retry=outcome.retry)
+        job = self._schedule[job_id]
         if job_id not in self._schedule.to_retry:
-            account.conclude(self._schedule[job_id])
+            account.conclude(job)
+        self._chronicle.ended(job, account)
         self._tell(job_id)
 
     def _tell(self, job_id: str) -> None:
         job = self._schedule[job_id]
-        waits = render(explain(self._schedule, job_id)) if job.state is State.PENDING else ""
+        waits = _why(self._schedule, job)
         self.observer.job_changed(self._accounts[job_id].view(job, self.clock(), waits))
 
     def _wake_calm_waiters(self) -> None:
@@ -388,3 +459,18 @@ class Supervisor:
                 for attempt in self._attempts.values():
                     self._effects.clear(attempt)
         self._attempts.clear()
+
+
+def _why(schedule: Schedule, job: Job) -> str:
+    """Why the job does not run, for an onlooker; "" where it does, or is over."""
+    if job.state is State.PENDING:
+        return render(explain(schedule, job.id))
+    if job.state in (State.SUSPENDING, State.SUSPENDED) and job.frozen is not None:
+        match job.frozen.cause:
+            case FreezeCause.PREEMPTED:
+                return f"makes room for {job.frozen.by}"
+            case FreezeCause.NEIGHBOUR:
+                return "the machine is busy with other things"
+            case _:
+                return ""
+    return ""

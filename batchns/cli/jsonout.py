@@ -34,6 +34,7 @@ def result_to_json(result: JobResult) -> str:
             "exit_code": result.exit_code,
             "signal": result.signal,
             "reason": result.reason,
+            "attempts": result.attempts,
             "queued_seconds": round(result.queued_seconds, 6),
             "running_seconds": round(result.running_seconds, 6),
             "frozen_seconds": round(result.frozen_seconds, 6),

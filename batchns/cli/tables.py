@@ -84,10 +84,12 @@ def _reason(result: JobResult) -> str:
     return reason
 
 
-_COLUMNS = (("JOB", 4), ("NAME", 4), ("STATE", 5), ("EXIT", 4), ("QUEUED", 6), ("RUN", 6), ("CPU", 6), ("MEM", 6))
+_TITLES = ("JOB", "NAME", "STATE", "EXIT", "QUEUED", "RUN", "CPU", "MEM")
+_FROZEN = "FROZEN"  # a column of its own where some job was
+_SHORTEST_FREEZE = 0.0005  # seconds that a table shows
 
 
-def _cells(result: JobResult) -> tuple[str, ...]:
+def _cells(result: JobResult, *, frozen: bool) -> tuple[str, ...]:
     usage = result.usage
     return (
         printable(result.job_id),
@@ -96,6 +98,7 @@ def _cells(result: JobResult) -> tuple[str, ...]:
         exit_text(result),
         format_duration(result.queued_seconds),
         format_duration(result.running_seconds),
+        *((format_duration(result.frozen_seconds),) if frozen else ()),
         "-" if usage.cpu_seconds is None else format_duration(usage.cpu_seconds),
         "-" if usage.memory_peak_bytes is None else format_size(usage.memory_peak_bytes),
     )
@@ -103,8 +106,10 @@ def _cells(result: JobResult) -> tuple[str, ...]:
 
 def result_table(results: Sequence[JobResult], width: int) -> Table:
     """One row for each job in at most `width` columns; the reason where there is room for one."""
-    rows = [_cells(result) for result in results]
-    widths = [max([len(title), *(cell_len(row[i]) for row in rows)]) for i, (title, _) in enumerate(_COLUMNS)]
+    frozen = any(result.frozen_seconds >= _SHORTEST_FREEZE for result in results)
+    titles = (*_TITLES[:6], _FROZEN, *_TITLES[6:]) if frozen else _TITLES
+    rows = [_cells(result, frozen=frozen) for result in results]
+    widths = [max([len(title), *(cell_len(row[i]) for row in rows)]) for i, title in enumerate(titles)]
     room = width - sum(widths) - 2 * len(widths)
     if room < -2:  # the last column needs no gap after it; names give way down to NAME_WIDTH
         widths[1] = max(min(widths[1], NAME_WIDTH), widths[1] + room + 2)
@@ -113,7 +118,7 @@ def result_table(results: Sequence[JobResult], width: int) -> Table:
     reasons = [_reason(result) for result in results]
     with_reason = any(reasons) and room >= REASON_WIDTH
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for i, (title, _) in enumerate(_COLUMNS):
+    for i, title in enumerate(titles):
         table.add_column(title, justify="right" if i >= 3 else "left", no_wrap=True, overflow="ellipsis")
     if with_reason:
         table.add_column("REASON", no_wrap=True, overflow="ellipsis")

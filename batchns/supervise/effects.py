@@ -106,12 +106,12 @@ class Effects:
         reading: LimitReading | None = None
         try:
             async with attempt.turn:
-                if attempt.squeezed:
-                    await self.blocking(partial(self.driver.unsqueeze, attempt.name, memory))
-                    attempt.squeezed = False
                 if moved:
                     cpus, mems = attempt.limits.cpuset_cpus or "", attempt.limits.cpuset_mems or ""
                     reading = await self.blocking(partial(self.driver.set_cpus, attempt.name, cpus, mems))
+                if attempt.squeezed:
+                    await self.blocking(partial(self.driver.unsqueeze, attempt.name, memory))
+                    attempt.squeezed = False
                 confirmed = await self._call(partial(self.driver.thaw, attempt.name, FREEZE_TIMEOUT), gone=True)
         except OSError as error:  # it stays frozen, and is tried again
             confirmed = error.errno in _GONE

@@ -341,6 +341,7 @@ class TestJson:
         "exit_code",
         "signal",
         "reason",
+        "attempts",
         "queued_seconds",
         "running_seconds",
         "frozen_seconds",

@@ -37,8 +37,9 @@ def jobs(draw: st.DrawFn) -> list[JobSpec]:
         cpuset = draw(st.sampled_from([None, None, None, (0,), (1, 4)]))
         if cpuset is not None and cpus is not None and cpus >= 1:
             cpus = None
-        conditions = st.tuples(st.sampled_from(list(Condition)), st.integers(0, max(0, number - 1)))
-        edges = draw(st.lists(conditions, max_size=3)) if number else []
+        tasks = draw(st.sampled_from([None, None, 3]))
+        targets = st.integers(0, max(0, number - 1))
+        edges = draw(st.lists(st.tuples(st.sampled_from(list(Condition)), targets), max_size=3)) if number else []
         specs.append(
             spec(
                 f"j{number}",
@@ -50,13 +51,22 @@ def jobs(draw: st.DrawFn) -> list[JobSpec]:
                     egress=draw(st.sampled_from([None, 30, 100])), ingress=draw(st.sampled_from([None, 20, 50]))
                 ),
                 priority=draw(st.integers(0, 3)),
-                tasks=draw(st.sampled_from([None, None, 3])),
+                tasks=tasks,
                 throttle=draw(st.sampled_from([None, 1, 2])),
                 max_retries=draw(st.integers(0, 2)),
-                after=[f"{condition.value}:j{target}" for condition, target in edges],
+                after=[text for edge in edges if (text := _edge(*edge, specs, tasks)) is not None],
             )
         )
     return specs
+
+
+def _edge(condition: Condition, target: int, specs: list[JobSpec], tasks: int | None) -> str | None:
+    """As in a job file; None where there can be no such edge: aftercorr is between arrays of the same tasks."""
+    if condition is Condition.SINGLETON:
+        return "singleton"
+    if condition is Condition.AFTERCORR and not (tasks and specs[target].array):
+        return None
+    return f"{condition.value}:j{target}"
 
 
 def check_capacity(schedule: Schedule, capacity: NodeCapacity) -> None:
@@ -99,15 +109,21 @@ def check_capacity(schedule: Schedule, capacity: NodeCapacity) -> None:
 
 def check_dependencies(schedule: Schedule, started: set[str], job_id: str) -> None:
     """Recount every edge of a job that is about to start."""
-    for edge in schedule[job_id].spec.dependency:
-        group = [job for job in schedule if job.spec.name == edge.name]
+    job = schedule[job_id]
+    for edge in job.spec.dependency:
+        if edge.condition is Condition.SINGLETON:
+            alike = [one for one in schedule if (one.spec.name, one.user) == (job.spec.name, job.user)]
+            assert not any(one.state in ACTIVE for one in alike)
+            continue
+        corresponding = edge.condition is Condition.AFTERCORR
+        group = [one for one in schedule if one.spec.name == edge.name and (one.index == job.index or not corresponding)]
         over = [job for job in group if job.state.final and job.id not in schedule.to_retry]
         succeeded = [job for job in over if job.state is State.COMPLETED]
         if edge.condition is Condition.AFTER:
             assert all(job.id in started or job in over for job in group)
             continue
         assert len(over) == len(group)
-        if edge.condition is Condition.AFTEROK:
+        if edge.condition in (Condition.AFTEROK, Condition.AFTERCORR):
             assert len(succeeded) == len(group)
         if edge.condition is Condition.AFTERNOTOK:
             assert len(succeeded) < len(group)

@@ -236,11 +236,11 @@ def test_a_textbook_policy_on_this_clock_starts_every_job_when_the_textbook_does
 
 
 def textbook(policy: str) -> Decide:
-    """FCFS and EASY as a `decide`; running jobs are known by their deadlines."""
+    """FCFS and EASY as a `decide`; running jobs are known by their launch and their time limit."""
 
     def decide(schedule: Schedule, now: float) -> list[Action]:
         room, answer = schedule.room(), []
-        running = [(schedule[job_id].deadline(), schedule[job_id].demand.whole) for job_id in schedule.active]
+        running = [(schedule[job_id].due(), schedule[job_id].demand.whole) for job_id in schedule.active]
         free = len(schedule.capacity.cpus) - sum(count for _, count in running)
         waiting = sorted((schedule[job_id] for job_id in schedule.pending), key=lambda job: job.order)
 

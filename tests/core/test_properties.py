@@ -148,7 +148,7 @@ def test_capacity_dependencies_and_ends(specs: list[JobSpec], data: st.DataObjec
                 perform(schedule, action, now)
             check_capacity(schedule, NODE)
         for job_id in schedule.pending:
-            assert render(explain(schedule, job_id)).startswith("waits for")
+            assert render(explain(schedule, job_id)).startswith("waits")
         if schedule.finished:
             break
         now += data.draw(st.floats(0.001, 10))

@@ -116,7 +116,8 @@ def check_dependencies(schedule: Schedule, started: set[str], job_id: str) -> No
             assert not any(one.state in ACTIVE for one in alike)
             continue
         corresponding = edge.condition is Condition.AFTERCORR
-        group = [one for one in schedule if one.spec.name == edge.name and (one.index == job.index or not corresponding)]
+        group = [one for one in schedule if one.spec.name == edge.name]
+        group = [one for one in group if one.index == job.index or not corresponding]
         over = [job for job in group if job.state.final and job.id not in schedule.to_retry]
         succeeded = [job for job in over if job.state is State.COMPLETED]
         if edge.condition is Condition.AFTER:
@@ -148,7 +149,7 @@ def test_capacity_dependencies_and_ends(specs: list[JobSpec], data: st.DataObjec
                 perform(schedule, action, now)
             check_capacity(schedule, NODE)
         for job_id in schedule.pending:
-            assert render(explain(schedule, job_id)).startswith("waits")
+            assert render(explain(schedule, job_id, now)).startswith("waits")
         if schedule.finished:
             break
         now += data.draw(st.floats(0.001, 10))

@@ -64,9 +64,14 @@ class Preemptor:
 
     def hopeless(self, queue: str, rank: float, cpus: int) -> bool:
         """Whether it is known at once that a job so long could not get so many CPUs of longer ones, in any way."""
-        if not self._shorter or self._slice is not None or self._preempts(queue):
-            return False
-        return self._longest_of(queue).cpus(rank) < cpus
+        longest = self._longest.get(queue)
+        if longest is None:
+            if self._slice is not None or self._preempts(queue):
+                return False
+            if not self._shorter:
+                return True
+            longest = self._longest_of(queue)
+        return not self._preempts(queue) and self._slice is None and longest.cpus(rank) < cpus
 
     def make_room(self, claim: Claim, room: Room) -> list[Action]:
         """What is to be done, all of it, so that the job can start; nothing where that cannot be had."""

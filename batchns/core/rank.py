@@ -36,7 +36,10 @@ class Ranking:
     def of_entry(self, lane: Lane, entry: Entry) -> Key:
         """Of a job that competes. What is not compared by length costs no look at the job itself."""
         if self._by_length:
-            return self._plain(self._schedule[entry[1]])
+            if entry is not lane.entries[0]:
+                return self._plain(self._schedule[entry[1]])
+            order = entry[0]
+            return (order[0], order[1], self._used_by(lane.key.user), self.of_lane(lane), order[2], order[3])
         order = entry[0]
         return (order[0], order[1], self._used_by(lane.key.user), order[2], order[3])
 
@@ -56,11 +59,23 @@ class Ranking:
         """Seconds that the job still needs, made shorter by how long it has waited."""
         if job.state is State.PENDING:  # most are: nothing of it is done
             total, ledger = job.estimate, job.ledger
-            waited = ledger.queued + ledger.frozen + self._now - ledger.since
-            return max(total, 1.0) / (1.0 + self._aging * waited / (total + _LEAST))
+            born = ledger.since - ledger.queued - ledger.frozen
+            return max(total, 1.0) / (1.0 + self._aging / (total + _LEAST) * (self._now - born))
         total = job.expected_total(self._now)
         rest = max(total - job.done(self._now), 1.0)
-        return rest / (1.0 + self._aging * job.waited(self._now) / (total + _LEAST))
+        return rest / (1.0 + self._aging / (total + _LEAST) * job.waited(self._now))
+
+    def of_lane(self, lane: Lane) -> float:
+        """`remaining` of its first job. Whoever waits is looked up once: nothing changes in it but its age."""
+        aging = lane.aging
+        if aging is None:
+            job = self._schedule[lane.entries[0][1]]
+            total, ledger = job.expected_total(self._now), job.ledger
+            rest = max(total - job.done(self._now), 1.0)
+            born = ledger.since - ledger.queued - ledger.frozen
+            aging = lane.aging = (rest, self._aging / (total + _LEAST), born)
+        rest, weight, born = aging
+        return rest / (1.0 + weight * (self._now - born))
 
     def _used_by(self, user: str) -> float:
         if not self._fair:

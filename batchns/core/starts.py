@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 
 from batchns.core.actions import Action, Launch, Thaw
@@ -59,7 +59,8 @@ class _Starts:
         self._meet_claims()
         if self._overdue_make_room() or (self._room.exhausted and not self._preemptor.any):
             return self.actions
-        walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked=self._by_length)
+        ranked = self._worth_a_look() if self._by_length else None
+        walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked)
         for item in walk:
             entry = item.entry
             if entry[1] in self._gone:
@@ -82,6 +83,18 @@ class _Starts:
         if not self._by_length:
             self._backfill()
         return self.actions
+
+    def _worth_a_look(self) -> Iterable[Lane]:
+        """Lanes in which somebody may start, or take somebody's place; all of them where those in front bar others."""
+        lanes, idle = self._schedule.ready.lanes(), self._room.idle
+        if self._wants_reservation() or self._settings.backfill is Backfill.OFF:
+            return lanes
+        hopeless, rank = self._preemptor.hopeless, self._ranking.of_lane
+        return [
+            lane
+            for lane in lanes
+            if (cpus := lane.key.demand.whole - idle) <= 0 or not hopeless(lane.key.queue, rank(lane), cpus)
+        ]
 
     # Those that go before the order.
 

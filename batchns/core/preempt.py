@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import accumulate
 from math import inf
 
@@ -44,10 +44,12 @@ class Claim:
 class Preemptor:
     """Of one decision. `room`: what is free, and is not changed."""
 
-    def __init__(self, schedule: Schedule, now: float, ranking: Ranking) -> None:
+    def __init__(self, schedule: Schedule, now: float, ranking: Ranking, started: Container[str]) -> None:
+        """`started`: jobs that this decision has started, or let go on, so far."""
         self._schedule = schedule
         self._now = now
         self._ranking = ranking
+        self._started = started
         settings = schedule.settings
         self._shorter = settings.preempt is Preemption.SHORTER
         self._queues = settings.preempt is not Preemption.OFF
@@ -229,7 +231,9 @@ class Preemptor:
         before = promises.snapshot()
         promises.force(claim.job.id, claim.end, used(claim.job.demand))
         for job in self._schedule.lending:
-            if job.held_memory is not None or job.state is not State.SUSPENDED or job.id == claim.job.id:
+            if job.held_memory is not None or job.state is not State.SUSPENDED or job.id in self._started:
+                continue
+            if job.id == claim.job.id:
                 continue
             promises.squeeze(job.id, min(lack, job.demand.memory))
             if not promises.kept():
@@ -254,6 +258,7 @@ class Preemptor:
             if job.spec.queue in names
             and job.mode in (PreemptMode.REQUEUE, PreemptMode.CANCEL)
             and job.state in (State.RUNNING, State.SUSPENDED)
+            and job.id not in self._started
             and self._ran(job) >= self._schedule.min_run(job)
         ]
         victims.sort(key=lambda job: (job.mode is PreemptMode.CANCEL, *_least_loss(job)))

@@ -43,7 +43,8 @@ class _Starts:
         self._settings = schedule.settings
         self._by_length = self._settings.order is Order.SHORTEST
         self._ranking = Ranking(schedule, now)
-        self._preemptor = Preemptor(schedule, now, self._ranking)
+        self._gone: set[str] = set()  # those that are decided upon
+        self._preemptor = Preemptor(schedule, now, self._ranking, self._gone)
         self._promised = self._preemptor.any
         self._room = schedule.room()
         self._quotas: Quotas | None = None  # a copy, once something has started
@@ -52,7 +53,6 @@ class _Starts:
         self._reservations_made = 0
         self._waiting: list[tuple[Demand, float]] = []  # of those that are to have one, not yet reserved
         self._reserved: Reservations | None = None
-        self._gone: set[str] = set()
         self.actions: list[Action] = []
 
     def decide(self) -> list[Action]:

@@ -5,10 +5,11 @@ The machine here answers late, or with a failure, or with half of what was asked
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
-from core_helpers import spec
+from attrs import evolve
 from draws import (
     NODE,
     USERS,
@@ -17,7 +18,6 @@ from draws import (
     check_nobody_is_lost,
     check_quotas,
     configs,
-    held_memory,
     jobs,
 )
 from hypothesis import HealthCheck, Phase, settings
@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batchns.core.actions import Action, Freeze, Launch, Reclaim, Stop, Thaw
-from batchns.core.admit import admit, expand
+from batchns.core.admit import Admitted, admit, expand
 from batchns.core.decide import decide
 from batchns.core.explain import explain, forecast
 from batchns.core.job import ACTIVE, Cause, FreezeCause
 from batchns.core.perform import perform
-from batchns.core.reasons import Why, render
+from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
 from batchns.errors import UserError
 from batchns.model.config import Config
@@ -47,7 +47,6 @@ class Machine(RuleBasedStateMachine):
         self.started: set[str] = set()
         self.asked: dict[str, str] = {}  # by job: what it was asked for, and has not answered
         self.submitted = 0
-        self.rested = False
 
     @initialize(config=configs(), specs=jobs())
     def begin(self, config: Config, specs: list[JobSpec]) -> None:
@@ -56,26 +55,16 @@ class Machine(RuleBasedStateMachine):
         self._submit(specs, USERS[0])
 
     def _submit(self, specs: list[JobSpec], user: str) -> None:
-        admitted = []
-        kept: set[str] = set()
-        for one in specs:  # what the queues' bounds do not allow at all is left out
-            try:
-                admit([one if not one.dependency else spec(one.name)], NODE, self.config)
-                found = admit([one], NODE, self.config) if not one.dependency else None
-                if found is None:
-                    from attrs import evolve
-
-                    edges = tuple(edge for edge in one.dependency if not edge.name or edge.name in kept)
-                    admitted.append(evolve(admit([evolve(one, dependency=())], NODE, self.config)[0], spec=evolve(one, dependency=edges)))
-                else:
-                    admitted += found
-            except UserError:
-                continue
-            kept.add(one.name)
-        # Names of an earlier submission have a group of their own: an edge is on jobs of the same one.
-        made = expand(admitted, self.submitted + 1, self.config, self.now, user=user)
+        """What the queues' bounds do not allow at all is left out, and edges to it."""
+        admitted: list[Admitted] = []
+        for one in specs:
+            names = {other.spec.name for other in admitted}
+            edges = tuple(edge for edge in one.dependency if not edge.name or edge.name in names)
+            with suppress(UserError):
+                found = admit([evolve(one, dependency=())], NODE, self.config)[0]
+                admitted.append(evolve(found, spec=evolve(one, dependency=edges)))
+        self.schedule.submit(expand(admitted, self.submitted + 1, self.config, self.now, user=user))
         self.submitted += len(admitted)
-        self.schedule.submit(made)
 
     # What the daemon does.
 
@@ -88,7 +77,6 @@ class Machine(RuleBasedStateMachine):
 
     def _perform(self, action: Action) -> None:
         schedule, now = self.schedule, self.now
-        self.rested = False
         match action:
             case Launch(job, placement):
                 if job not in self.started:
@@ -128,7 +116,6 @@ class Machine(RuleBasedStateMachine):
 
     def _answer(self, job_id: str, works: bool, data: st.DataObject | None = None) -> None:
         what = self.asked.pop(job_id)
-        self.rested = False
         schedule = self.schedule
         if what == "start":
             if works:
@@ -160,13 +147,11 @@ class Machine(RuleBasedStateMachine):
 
     def _end(self, job_id: str, event: Event) -> None:
         self.asked.pop(job_id, None)
-        self.rested = False
         self.schedule.finish(job_id, event, self.now)
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 11.0, 47.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        self.rested = False
 
     @rule()
     def until_the_next_deadline(self) -> None:
@@ -174,37 +159,29 @@ class Machine(RuleBasedStateMachine):
         if moment is not None:
             assert moment > self.now
             self.now = moment
-            self.rested = False
 
     @rule(specs=jobs(most=3), user=st.sampled_from(USERS))
     def more_jobs(self, specs: list[JobSpec], user: str) -> None:
-        from attrs import evolve
-
-        self.rested = False
         self._submit([evolve(one, name=f"{one.name}-{self.submitted}", dependency=()) for one in specs], user)
 
     @rule(on=st.booleans())
     def pause_or_resume(self, on: bool) -> None:
-        self.rested = False
         self.schedule.pause() if on else self.schedule.resume()
 
     @rule(on=st.booleans())
     def busy_or_not(self, on: bool) -> None:
-        self.rested = False
         self.schedule.yield_to_others(on=on)
 
     @rule(data=st.data(), on=st.booleans())
     def hold_or_release(self, data: st.DataObject, on: bool) -> None:
         job_id = data.draw(st.sampled_from(sorted(job.id for job in self.schedule) or ["1"]))
         if job_id in self.schedule:
-            self.rested = False
-            self.schedule.hold(job_id) if on else self.schedule.release(job_id)
+                self.schedule.hold(job_id) if on else self.schedule.release(job_id)
 
     @precondition(lambda self: self.schedule.active)
     @rule(data=st.data())
     def somebody_stops_one(self, data: st.DataObject) -> None:
         job_id = data.draw(st.sampled_from(self.schedule.active))
-        self.rested = False
         if self.schedule[job_id].state is not State.STARTING:
             self.asked.pop(job_id, None)
             self.schedule.stop(job_id, Cause.CANCELLED, self.now)

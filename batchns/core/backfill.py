@@ -127,4 +127,3 @@ def _from(releases: Iterable[Release], earliest: float) -> Iterator[Release]:
 
 def _last_on(uses: Iterable[Use]) -> dict[int, float]:
     return {cpu: end for end, _, placement in uses for cpu in placement.cpus}
-

@@ -24,11 +24,13 @@ from batchns.core.placement import Room
 from batchns.core.promises import Promise, Promises, used
 from batchns.core.rank import Ranking
 from batchns.core.schedule import Schedule
+from batchns.model.config import Order as Length
 from batchns.model.config import Preemption
 from batchns.model.job import PreemptMode
 from batchns.model.lifecycle import State
 
 _TRIES = 12  # victims that a promise protects, before it is given up for this time: a bound on what a decision costs
+_MOMENT = 1e-6
 
 
 @frozen
@@ -51,11 +53,13 @@ class Preemptor:
         self._ranking = ranking
         self._started = started
         settings = schedule.settings
-        self._shorter = settings.preempt is Preemption.SHORTER
+        self._shorter = settings.preempt is Preemption.SHORTER and settings.order is Length.SHORTEST
         self._queues = settings.preempt is not Preemption.OFF
         self._slice = settings.time_slice
-        self.any = self._shorter or self._slice is not None or (
-            self._queues and any(queue.preempts for queue in schedule.config.queues.values())
+        self.any = (
+            self._shorter
+            or self._slice is not None
+            or (self._queues and any(queue.preempts for queue in schedule.config.queues.values()))
         )
         self._promises: Promises | None = None
         self._longest: dict[str, _Longest] = {}
@@ -96,7 +100,8 @@ class Preemptor:
         if actions or not self._shorter or claim.overdue:
             return actions
         longer = self._longest_of(claim.job.spec.queue).longer_than(self._ranking.remaining(claim.job))
-        return self._freeze_some(claim, room, [job for job in longer if self._freezable(job, claim)], spare_last=False)
+        candidates = [job for job in longer if self._not_before(job, claim.job)]
+        return self._freeze_some(claim, room, candidates, spare_last=False)
 
     def _freeze_some(self, claim: Claim, room: Room, candidates: list[Job], *, spare_last: bool) -> list[Action]:
         """As many of them, in their order, as are needed, within what was promised to the frozen.
@@ -204,22 +209,24 @@ class Preemptor:
         """Whether it is not more important than the one that room is made for."""
         return job.order[:2] >= claim.job.order[:2] or claim.overdue or self._below_queue(job, claim)
 
+    def _not_before(self, job: Job, mine: Job) -> bool:
+        """Of the same queue: whether neither job priority nor fair share puts it first."""
+        return job.order[1] >= mine.order[1] and self._ranking.used_by(job.user) >= self._ranking.used_by(mine.user)
+
     def _below_queue(self, job: Job, claim: Claim) -> bool:
         return self._queues and job.spec.queue in self._schedule.config.queues[claim.job.spec.queue].preempts
 
     def _ran(self, job: Job) -> float:
-        """Seconds since it was last started or thawed."""
+        """Seconds since it was last started or thawed; a moment more: sums of fractions are not to the last digit."""
         since = 0.0 if job.state is State.SUSPENDED else self._now - job.ledger.since
-        return job.ledger.running - job.stretch + since
+        return job.ledger.running - job.stretch + since + _MOMENT
 
     def _memory_allows(self, victims: list[Job]) -> bool:
         """Whether frozen jobs would hold no more memory together than they may."""
         most = self._schedule.settings.frozen_memory
         if most is None:
             most = self._schedule.capacity.memory // 2
-        held = sum(
-            job.demand.memory if job.held_memory is None else job.held_memory for job in self._schedule.lending
-        )
+        held = sum(job.demand.memory if job.held_memory is None else job.held_memory for job in self._schedule.lending)
         return held + sum(victim.demand.memory for victim in victims) <= most
 
     # More than freezing.
@@ -304,9 +311,7 @@ def _give_all(room: Room, victim: Job) -> None:
         room.give(victim.demand, victim.placement)
 
 
-def _needed(
-    demand: Demand, room: Room, chosen: list[Job], give: Callable[[Room, Job], None] = _give_lent
-) -> list[Job]:
+def _needed(demand: Demand, room: Room, chosen: list[Job], give: Callable[[Room, Job], None] = _give_lent) -> list[Job]:
     """`chosen` without those whose part turned out not to be needed, the first chosen spared last."""
     kept = chosen
     for victim in reversed(chosen[:-1]):

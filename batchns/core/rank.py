@@ -39,9 +39,9 @@ class Ranking:
             if entry is not lane.entries[0]:
                 return self._plain(self._schedule[entry[1]])
             order = entry[0]
-            return (order[0], order[1], self._used_by(lane.key.user), self.of_lane(lane), order[2], order[3])
+            return (order[0], order[1], self.used_by(lane.key.user), self.of_lane(lane), order[2], order[3])
         order = entry[0]
-        return (order[0], order[1], self._used_by(lane.key.user), order[2], order[3])
+        return (order[0], order[1], self.used_by(lane.key.user), order[2], order[3])
 
     def of(self, job: Job) -> Key:
         """Of any job, in whatever state: a frozen one whose time to go on has come is before all others."""
@@ -52,8 +52,8 @@ class Ranking:
     def _plain(self, job: Job) -> Key:
         order = job.order
         if not self._by_length:
-            return (order[0], order[1], self._used_by(job.user), order[2], order[3])
-        return (order[0], order[1], self._used_by(job.user), self.remaining(job), order[2], order[3])
+            return (order[0], order[1], self.used_by(job.user), order[2], order[3])
+        return (order[0], order[1], self.used_by(job.user), self.remaining(job), order[2], order[3])
 
     def remaining(self, job: Job) -> float:
         """Seconds that the job still needs, made shorter by how long it has waited."""
@@ -77,7 +77,8 @@ class Ranking:
         rest, weight, born = aging
         return rest / (1.0 + weight * (self._now - born))
 
-    def _used_by(self, user: str) -> float:
+    def used_by(self, user: str) -> float:
+        """What the user has used for its share; 0 where that does not count."""
         if not self._fair:
             return 0.0
         used = self._used.get(user)

@@ -35,9 +35,7 @@ class Schedule(Books):
             self._too_late.set(job.id, job.last_start)
             spec = job.spec
             if spec.dependency:
-                doom = self._dependencies.wait(
-                    job.id, spec.dependency, user=job.user, name=spec.name, index=job.index
-                )
+                doom = self._dependencies.wait(job.id, spec.dependency, user=job.user, name=spec.name, index=job.index)
                 if doom is not None:
                     self._doom(job.id, doom)
                     continue
@@ -275,9 +273,7 @@ class Schedule(Books):
     def resume(self) -> None:
         """Thaw what the pause has frozen, start again."""
         self.paused = False
-        self._to_freeze = {
-            job_id: cause for job_id, cause in self._to_freeze.items() if cause is not FreezeCause.PAUSE
-        }
+        self._to_freeze = {job_id: cause for job_id, cause in self._to_freeze.items() if cause is not FreezeCause.PAUSE}
         self._to_thaw |= {
             job_id: None
             for job_id in self._active

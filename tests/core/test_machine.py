@@ -176,7 +176,7 @@ class Machine(RuleBasedStateMachine):
     def hold_or_release(self, data: st.DataObject, on: bool) -> None:
         job_id = data.draw(st.sampled_from(sorted(job.id for job in self.schedule) or ["1"]))
         if job_id in self.schedule:
-                self.schedule.hold(job_id) if on else self.schedule.release(job_id)
+            self.schedule.hold(job_id) if on else self.schedule.release(job_id)
 
     @precondition(lambda self: self.schedule.active)
     @rule(data=st.data())

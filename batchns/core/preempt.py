@@ -324,6 +324,7 @@ def _needed(demand: Demand, room: Room, chosen: list[Job], give: Callable[[Room,
     return kept
 
 
-def _least_loss(job: Job) -> tuple[int, int, float, str]:
+def _least_loss(job: Job) -> tuple[float, ...]:
     """The least important first, and of those the one that was started last."""
-    return (-job.order[0], -job.order[1], -job.ledger.since, job.id)
+    priority, importance, submitted, index = job.order
+    return (-priority, -importance, -job.ledger.since, -submitted, -index)

@@ -17,7 +17,7 @@ from batchns.core.node import NodeCapacity
 from batchns.core.reasons import Why
 from batchns.core.schedule import Schedule
 from batchns.model.config import Bound, Config, FairShare, Order, Preemption, Queue, ScheduleSettings
-from batchns.model.job import JobSpec, Preempt, PreemptMode
+from batchns.model.job import JobSpec, Network, Preempt, PreemptMode
 from batchns.model.lifecycle import Event, State
 
 QUEUES = {
@@ -212,16 +212,18 @@ def test_a_freeze_that_fails_gives_up_the_place_and_is_not_tried_again():
 
 
 def test_one_that_was_made_room_for_does_not_start_past_a_bound_of_its_queue():
-    """Another job of its user has started meanwhile."""
+    """Another job of its user, that wants other things, has started while the freeze was being confirmed."""
     queues = {**QUEUES, "urgent": evolve(QUEUES["urgent"], per_user=Bound(jobs=1))}
-    bench = Bench(evolve(config(), queues=queues))
-    bench.submit(small(cpus=4), now=0)
+    bench = Bench(evolve(config(), queues=queues), node(4, egress=100))
+    bench.submit(small(network=Network(egress=100)))
     bench.settle(0)
-    bench.submit(small(cpus=1, queue="urgent"), small(cpus=1, queue="urgent"), now=1)
-    for action in decide(bench.schedule, 1):
-        perform(bench.schedule, action, 1)
-    bench.settle(1)
-    assert bench.states() in ("SRP", "SPR")
+    bench.submit(small(queue="urgent", network=Network(egress=50)), now=1)
+    bench.schedule.freezing("1", 1, FreezeCause.PREEMPTED, by="2", thaw_by=1000.0)
+    bench.submit(small(queue="urgent"), now=2)
+    bench.settle(2)
+    bench.schedule.frozen("1", 3, confirmed=True)
+    bench.settle(3)
+    assert bench.states() == "RPR"
 
 
 def test_equals_give_way_to_each_other_after_a_slice_of_time():

@@ -27,9 +27,10 @@ def decide(schedule: Schedule, now: float) -> list[Action]:
     actions += [Thaw(job_id) for job_id in schedule.to_thaw if job_id not in gone]
     actions += [Requeue(job_id) for job_id in schedule.to_retry]
     actions += [Join(job_id) for job_id in schedule.joining(now) if job_id not in gone]
-    if actions or schedule.paused:  # who starts is decided once it is known who is there, and who is not any more
+    # Who starts is decided once it is known who is there, and who is not any more.
+    if schedule.paused or not all(isinstance(action, Thaw | Warn) for action in actions):
         return actions
-    return starts(schedule, now)
+    return [*actions, *starts(schedule, now)]
 
 
 def _ends(schedule: Schedule, now: float) -> Iterator[Action]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from attrs import evolve
-from core_helpers import GIB, node, perform, settle, spec
+from core_helpers import GIB, node, settle, spec
 
 from batchns.core.actions import Action, Freeze, Launch, Reclaim, Requeue, Stop, Thaw
 from batchns.core.admit import admit, expand
@@ -218,7 +218,7 @@ def test_one_that_was_made_room_for_does_not_start_past_a_bound_of_its_queue():
     bench.submit(small(network=Network(egress=100)))
     bench.settle(0)
     bench.submit(small(queue="urgent", network=Network(egress=50)), now=1)
-    bench.schedule.freezing("1", 1, FreezeCause.PREEMPTED, by="2", thaw_by=1000.0)
+    bench.schedule.freezing("1", 1, FreezeCause.PREEMPTED, by="2", thaw_by=5000.0)
     bench.submit(small(queue="urgent"), now=2)
     bench.settle(2)
     bench.schedule.frozen("1", 3, confirmed=True)

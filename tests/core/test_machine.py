@@ -266,7 +266,7 @@ def check_empty(schedule: Schedule) -> bool:
 
 TestMachine: Any = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=40,
+    max_examples=120,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -36,6 +36,9 @@ KNOWN = {
     ("hpc2n.swf", "easy-sjbf"): ((3_179, 14.69, 0.397), 0.02),
 }
 
+# Mean bounded slowdown that the preemptive policy stays below; freely migrating, with no bound, 2.22 and 6.34 are known.
+PREEMPTIVE = {"lublin_256.swf": 2.5, "hpc2n.swf": 4.0}
+
 
 def simulated(lines: list[str], policy: str, **more: object) -> Outcome:
     config = named(policy)
@@ -164,11 +167,13 @@ if THERE:  # real traces are not part of the project
 
     @pytest.mark.parametrize("name", THERE)
     def test_preemption_on_a_real_trace(name):
-        """Better than EASY by far, and nobody is frozen for longer than the policy says."""
+        """Better than EASY by far for a few freezes and hardly any time in all, and nobody is frozen for longer than the policy says."""
         found, figures = real(name, "preemptive")
         wait, slowdown, _ = KNOWN[name, "easy"][0]
         assert figures.wait_mean < wait
-        assert figures.bounded_slowdown_mean < slowdown / 1.5
+        assert figures.bounded_slowdown_mean < min(slowdown, PREEMPTIVE[name])
+        assert found.preemptions <= len(found.workload)
+        assert max(found.ended) <= 1.06 * max(real(name, "easy")[0].ended)
         assert max(found.frozen) <= POLICIES["preemptive"].max_frozen + 1e-6  # sums of fractions
 
 

@@ -36,7 +36,7 @@ KNOWN = {
     ("hpc2n.swf", "easy-sjbf"): ((3_179, 14.69, 0.397), 0.02),
 }
 
-# Mean bounded slowdown that the preemptive policy stays below; freely migrating, with no bound, 2.22 and 6.34 are known.
+# Mean bounded slowdown that the preemptive policy stays below. Freely migrating, 2.22 and 6.34 are known.
 PREEMPTIVE = {"lublin_256.swf": 2.5, "hpc2n.swf": 4.0}
 
 
@@ -167,7 +167,7 @@ if THERE:  # real traces are not part of the project
 
     @pytest.mark.parametrize("name", THERE)
     def test_preemption_on_a_real_trace(name):
-        """Better than EASY by far for a few freezes and hardly any time in all, and nobody is frozen for longer than the policy says."""
+        """Better than EASY by far, in hardly more time and with few freezes; nobody is frozen for longer than it says."""
         found, figures = real(name, "preemptive")
         wait, slowdown, _ = KNOWN[name, "easy"][0]
         assert figures.wait_mean < wait

@@ -165,9 +165,13 @@ class Job:
         return now + total - self.done(now) if total < self.span else None
 
     def over(self, now: float) -> float:
-        """`expected_end`, or where it runs on to its time limit, the end of its grace after that."""
-        end = self.expected_end(now)
-        return end if self.stopping is not None else end + self.bounds.grace_time
+        """When it is gone for certain, its grace and all, as far as promises go.
+
+        `now` without a time limit: nothing is known of it, and nobody could be promised anything beside it.
+        """
+        if self.stopping is not None:
+            return self.expected_end(now)
+        return now if self.bounds.time_limit is None else self.expected_end(now) + self.bounds.grace_time
 
     @property
     def last_start(self) -> float | None:

@@ -168,7 +168,7 @@ class _Starts:
 
     def _keeps_promises(self, job: Job) -> bool:
         """Whether the frozen could still go on in time if the job started; then it is taken to."""
-        return not self._promised or self._preemptor.promises().start(job.id, self._over(job), used(job.demand))
+        return not self._promised or self._preemptor.promises().start(job.id, job.over(self._now), used(job.demand))
 
     def _take(self, job: Job, demand: Demand, placement: Placement, end: float) -> None:
         self._room.take(demand, placement)
@@ -195,16 +195,12 @@ class _Starts:
         if cpus > 0 and self._by_length and self._preemptor.hopeless(key.queue, item.key[3], cpus):
             return False
         job = self._schedule[item.entry[1]]
-        made = self._preemptor.make_room(Claim(job, key.demand, self._over(job), False), self._room)
+        made = self._preemptor.make_room(Claim(job, key.demand, job.over(self._now), False), self._room)
         self.actions += made
         return bool(made)
 
     def _end(self, job: Job) -> float:
         return job.expected_end(self._now) if job.lends else self._now + job.span
-
-    def _over(self, job: Job) -> float:
-        """When it is gone for certain, its grace and all, if it starts or goes on now."""
-        return job.over(self._now) if job.lends else self._now + job.span + job.bounds.grace_time
 
     # Reservations.
 

@@ -74,6 +74,17 @@ def test_an_urgent_job_takes_the_place_of_the_least_important_and_of_those_the_n
     assert bench.states() == "RRSRR"
 
 
+def test_a_job_without_a_time_limit_is_frozen_for_another_without_one_again_and_again():
+    """Nothing is known of either: no promise can stand in the way."""
+    bench = Bench()
+    bench.submit(spec(cpus=4, memory=GIB))
+    for now in (0.0, 100.0, 200.0):
+        bench.settle(now)
+        bench.submit(spec(memory=GIB, queue="urgent"), now=now + 1)
+        assert frozen(bench.settle(now + 1)) == ["1"]
+        bench.schedule.finish(str(len(bench.schedule)), Event.EXITED_OK, now + 50)
+
+
 def test_who_turns_out_not_to_be_needed_is_spared():
     """The newest has one CPU, the next one three: the three are enough."""
     bench = Bench()

@@ -167,7 +167,7 @@ if THERE:  # real traces are not part of the project
 
     @pytest.mark.parametrize("name", THERE)
     def test_preemption_on_a_real_trace(name):
-        """Better than EASY by far, in hardly more time and with few freezes; nobody is frozen for longer than it says."""
+        """Better than EASY by far, in hardly more time, with few freezes; nobody is frozen longer than it says."""
         found, figures = real(name, "preemptive")
         wait, slowdown, _ = KNOWN[name, "easy"][0]
         assert figures.wait_mean < wait

@@ -314,7 +314,8 @@ class Supervisor:
         job = self._schedule[job_id]
         account = self._accounts[job_id]
         account.limits = self._preparer.readings(attempt, job, started)
-        refusal = missing((name, found.why) for name, found in account.limits.items() if found.value is None)
+        lost = ((name, found.why) for name, found in account.limits.items() if found.value is None)
+        refusal = missing(lost, root=self.root)
         if job.stopping is not None:  # it was asked to end before it could be told
             if job.stopping.kill_at is None:
                 self._effects.kill(attempt)

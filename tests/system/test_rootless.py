@@ -318,8 +318,8 @@ def test_limits_are_in_force_where_a_cgroup_is_delegated(home, delegated):
     """The run was started inside of it, as by systemd-run --user --scope. Strict jobs run there, too."""
     eat = "x = bytearray(200 << 20); print(len(x))"
     job(home, "small", f"command = ['python3', '-c', '{eat}']\n[resources]\nmemory = \"64MiB\"\n")
-    alone = '[network]\nmode = "none"\n'
-    job(home, "large", f"command = ['python3', '-c', '{eat}']\n[resources]\nmemory = \"400MiB\"\nstrict = true\n{alone}")
+    rest = 'memory = "400MiB"\nstrict = true\n[network]\nmode = "none"\n'
+    job(home, "large", f"command = ['python3', '-c', '{eat}']\n[resources]\n{rest}")
     change = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
 
     def enter() -> None:

@@ -77,6 +77,7 @@ class Supervisor:
     units: Mapping[str, Units] = field(factory=dict)  # see `devices.read_units`
     attached: tuple[int, int, int] | None = None
     root: bool = True  # batchns has root's rights
+    tell: Callable[[str], None] = print  # a line for the user
     keeper: Keeper | None = None  # where what jobs took is kept
     sampler: Sampler | None = None  # what measures the neighbours, where jobs yield to them
     clock: Callable[[], float] = trio.current_time
@@ -97,7 +98,7 @@ class Supervisor:
     def __attrs_post_init__(self) -> None:
         self._schedule = Schedule(self.capacity, self.config)
         self._chronicle = Chronicle(
-            keeper=self.keeper, blocking=self.blocking, submitter=self.submitter, wall=self.wall
+            keeper=self.keeper, blocking=self.blocking, submitter=self.submitter, wall=self.wall, tell=self.tell
         )
         self._preparer = Preparer(
             config=self.config,

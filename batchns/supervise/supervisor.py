@@ -49,6 +49,7 @@ from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
 from batchns.supervise.watch import Sampler, Watch, rule_of
 
+LOOK_AGAIN = 1.0  # seconds, where something is due that cannot be had at the moment
 AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
 
 
@@ -216,9 +217,11 @@ class Supervisor:
 
     async def _loop(self) -> None:
         while True:
-            while actions := decide(self._books.schedule, self.clock()):
+            decided = self.clock()
+            while actions := decide(self._books.schedule, decided):
                 for action in actions:
                     self._perform(action)
+                decided = self.clock()
             while self._books.freed:
                 job_id = self._books.freed.popleft()
                 if self._books.schedule[job_id].state is State.PENDING:
@@ -226,14 +229,21 @@ class Supervisor:
             if self._books.schedule.finished:
                 break
             self._wake_calm_waiters()
-            deadline = self._books.schedule.next_deadline()
-            wait = math.inf if deadline is None else max(0.0, deadline - self.clock())
-            with trio.move_on_after(wait):
+            with trio.move_on_after(self._patience(decided)):
                 self._handle(await self._inbox.get())
                 while self._inbox:
                     self._handle(self._inbox.get_nowait())
         for waiter in self._calm_waiters:
             waiter.set()
+
+    def _patience(self, decided: float) -> float:
+        """Seconds until there is something to decide though nothing happens. `decided`: when that was done last."""
+        deadline = self._books.schedule.next_deadline()
+        if deadline is None:
+            return math.inf
+        if deadline <= decided:  # its moment has come, and nothing can be done about it yet
+            return LOOK_AGAIN
+        return max(0.0, deadline - self.clock())
 
     def _handle(self, event: events.Event) -> None:
         match event:

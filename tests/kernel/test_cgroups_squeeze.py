@@ -38,21 +38,6 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk: in a tmpfs the cache would be the file itself, which no reclaim takes away."""
-    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
-    if kind.strip() != "tmpfs":
-        yield tmp_path
-        return
-    if not Path("/dev/ubda").exists():
-        pytest.skip("there is no disk to write to")
-    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "/dev/ubda", "512M"], check=True)
-    subprocess.run(["mount", "/dev/ubda", tmp_path], check=True)
-    yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True)
-
-
-@pytest.fixture
 def cached(disk: Path) -> Path:
     """A file of `HELD` bytes, none of which is in the page cache yet."""
     path = disk / "data"

@@ -115,7 +115,7 @@ def test_a_frozen_job_goes_on_on_whichever_cpu_is_free_first(folder):
     assert victim["limits"]["cpuset_cpus"]["value"] == str(seen["cpus"][0])
 
 
-def test_memory_that_a_frozen_job_can_do_without_is_lent_too(folder):
+def test_memory_that_a_frozen_job_can_do_without_is_lent_too(disk):
     """Page cache goes, what the victim computes with stays, and it ends right, within its own limit."""
     script = """\
 #!/usr/bin/python3
@@ -135,7 +135,7 @@ print("same" if hashlib.sha256(held).hexdigest() == was else "lost")
 """
     hot = '[job.resources]\ncpus = 1\nmemory = "%dMiB"\n'
     ran = run_with(
-        folder,
+        disk,
         f'[node]\ncpus = "0-1"\nmemory = "260MiB"\n{URGENT}\n[schedule]\nfrozen_memory = "200MiB"\n',
         job("victim", script, tables='[job.resources]\ncpus = 2\nmemory = "150MiB"\n'),
         job("hot", HOT % 2, 'queue = "urgent"', 'begin = "+2s"', tables=hot % 64),

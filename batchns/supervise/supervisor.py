@@ -148,7 +148,7 @@ class Supervisor:
         check_holds(specs)
         admitted = admit(specs, self.capacity, self.config)
         first_id = self.runs.job_ids(len(specs))
-        known = await self._chronicle.estimates() if len(specs) > 1 else Estimates()
+        known = await self._chronicle.estimates() if self.attached is None else Estimates()
         self._books.schedule.submit(
             expand(
                 admitted,

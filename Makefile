@@ -67,11 +67,13 @@ test-pythons: ## the tests that need no kernel, on every Python from 3.11 on tha
 	@.ci/packages @venv:python3-venv
 	@.ci/pythons
 
-bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs per second; simulate traces
+bench: setup ## start many jobs, beside bwrap, runc and bare namespaces; jobs per second; decisions; simulate traces
 	@.ci/packages cc:gcc cc:libc6-dev bwrap:bubblewrap runc:runc busybox:busybox-static
 	@$(BIN)/python -m bench.launch
 	@echo
 	@$(BIN)/python -m bench.throughput
+	@echo
+	@$(BIN)/python -m bench.decide
 	@echo
 	@$(BIN)/python -m bench.simulate
 

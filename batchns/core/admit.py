@@ -68,6 +68,7 @@ def expand(
     """
     jobs: list[Job] = []
     demands: dict[Demand, Demand] = {}  # equal demands are one object: lanes compare and hash faster
+    bounds: dict[Bounds, Bounds] = {}  # and there are many jobs
     for number, entry in enumerate(admitted):
         spec, array_id = entry.spec, str(first_id + number)
         queue = config.queues[spec.queue]
@@ -85,7 +86,7 @@ def expand(
                     index=index,
                     spec=spec,
                     demand=demands.setdefault(entry.demand, entry.demand),
-                    bounds=entry.bounds,
+                    bounds=bounds.setdefault(entry.bounds, entry.bounds),
                     order=(-queue.priority, -spec.priority, first_id + number, index or 0),
                     ledger=Ledger(now),
                     user=user,

@@ -34,6 +34,11 @@ class Agenda:
         """The next moment."""
         return self._sorted[0][0] if self._sorted else None
 
+    def following(self, after: float) -> float | None:
+        """The first moment later than `after`."""
+        place = bisect_right(self._sorted, (after, _LAST)) if self._sorted and self._sorted[0][0] <= after else 0
+        return self._sorted[place][0] if place < len(self._sorted) else None
+
     def set(self, job_id: str, moment: float | None) -> None:
         """From now on this moment is the job's, and no other; None: it has none."""
         before = self._moment_of.get(job_id)

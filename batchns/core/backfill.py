@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from math import inf
@@ -17,16 +18,19 @@ Use = tuple[float, Demand, Placement]  # who uses its place until when
 class Reservations:
     """Made one after the other with `reserve`; `single`: there will be no second one.
 
-    `uses`: what runs, by its end, ascending. CPUs that a waiting job insists on are kept from whoever would still be
-    on them at its time.
+    `uses`: what runs, by its end, ascending; `shared`: there are shares of a CPU among them. CPUs that a waiting job
+    insists on are kept from whoever would still be on them at its time.
     """
 
-    def __init__(self, now: float, measure: Measure, room: Room, uses: Iterable[Use], *, single: bool) -> None:
+    def __init__(
+        self, now: float, measure: Measure, room: Room, uses: Iterable[Use], *, single: bool, shared: bool
+    ) -> None:
         self._measure = measure
         self._now = now
         self._free = measure.room(room)
-        self._uses = list(uses)
-        self._last_on = _last_on(self._uses) if any(demand.share for _, demand, _ in self._uses) else {}
+        self._uses: Iterable[Use] = list(uses) if shared or not single else uses
+        self._shared = shared
+        self._last_on = _last_on(self._uses) if shared else {}
         self._pinned: list[tuple[float, frozenset[int]]] = []
         self._look: Shadow | Profile | None = None
         self._single = single
@@ -34,21 +38,26 @@ class Reservations:
     def reserve(self, demand: Demand, span: float) -> float:
         """The moment from which the job has its place for `span` seconds; inf where there is none."""
         if demand.cpuset and not self._last_on:
+            self._uses = list(self._uses)
             self._last_on = _last_on(self._uses)
         held = max((self._last_on.get(cpu, self._now) for cpu in demand.cpuset), default=self._now)
         wanted = self._measure.demand(demand)
-        releases = _releases(self._measure, self._uses)
         if self._single:
-            self._look = Shadow(self._free, _from(releases, held), wanted)
+            self._look = Shadow(self._free, _from(self._releases(), held), wanted)
             start = self._look.start
         else:
             if self._look is None:
-                self._look = Profile(self._now, self._free, releases)
+                self._look = Profile(self._now, self._free, self._releases())
             assert isinstance(self._look, Profile)
             start = self._look.reserve(wanted, span, held)
         if demand.cpuset:
             self._pinned.append((start, frozenset(demand.cpuset)))
         return start
+
+    def _releases(self) -> Iterator[Release]:
+        if self._shared:
+            return _releases(self._measure, list(self._uses))
+        return ((end, self._measure.demand(demand)) for end, demand, _ in self._uses)
 
     @property
     def window(self) -> float:
@@ -85,11 +94,15 @@ class Reservations:
         return min(self._last_on.get(cpu, self._now) for cpu in placement.cpus)
 
 
-def uses_of(running: Iterable[tuple[float, Job]], started: Iterable[Use]) -> list[Use]:
-    """What runs, with what this decision starts, by its end."""
-    uses = [(end, job.demand, job.placement) for end, job in running if job.placement is not None]
-    more = list(started)
-    return sorted([*uses, *more], key=lambda use: use[0]) if more else uses
+def uses_of(running: Iterable[tuple[float, Job]], started: Iterable[Use]) -> Iterator[Use]:
+    """What runs, with what this decision starts, by its end. Often only the first few are looked at."""
+    uses = ((end, job.demand, job.placement) for end, job in running if job.placement is not None)
+    more = sorted(started, key=_end)
+    return heapq.merge(uses, more, key=_end) if more else uses
+
+
+def _end(use: Use) -> float:
+    return use[0]
 
 
 def _releases(measure: Measure, uses: list[Use]) -> Iterator[Release]:
@@ -112,6 +125,5 @@ def _from(releases: Iterable[Release], earliest: float) -> Iterator[Release]:
         yield max(moment, earliest), back
 
 
-def _last_on(uses: list[Use]) -> dict[int, float]:
+def _last_on(uses: Iterable[Use]) -> dict[int, float]:
     return {cpu: end for end, _, placement in uses for cpu in placement.cpus}
-

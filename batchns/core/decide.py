@@ -1,7 +1,7 @@
 """The decision: what is to be done now, from all that is known, as data.
 
 1. `decide` is a function of its arguments: it changes nothing, and the same arguments give the same actions.
-2. Its order is the policy: first what must end, then what can never run, then who starts.
+2. Its order is the policy: first what must end, what can never run and what comes back; then who starts.
 3. Every action, once performed and reported, is not decided again; perform and decide until nothing is left.
 """
 
@@ -19,18 +19,17 @@ from batchns.model.lifecycle import State
 
 def decide(schedule: Schedule, now: float) -> list[Action]:
     """The actions due at `now`, in the order in which they are to be performed."""
-    actions = [*_ends(schedule, now), *_cancels(schedule, now)]
+    actions: list[Action] = [*_ends(schedule, now), *_cancels(schedule, now)]
     if schedule.draining is not None:
         return actions
-    actions += [Freeze(job_id, cause) for job_id, cause in schedule.to_freeze.items()]
-    actions += [Thaw(job_id) for job_id in schedule.to_thaw]
-    entering: list[Action] = [Requeue(job_id) for job_id in schedule.to_retry]
-    entering += [Join(job_id) for job_id in schedule.joining(now)]
-    if entering:  # they compete for the room with everyone else: who starts is decided once they are in the queue
-        return [*actions, *entering]
-    if not schedule.paused:
-        actions += starts(schedule, now)
-    return actions
+    gone = {action.job for action in actions if not isinstance(action, Warn)}
+    actions += [Freeze(job_id, cause) for job_id, cause in schedule.to_freeze.items() if job_id not in gone]
+    actions += [Thaw(job_id) for job_id in schedule.to_thaw if job_id not in gone]
+    actions += [Requeue(job_id) for job_id in schedule.to_retry]
+    actions += [Join(job_id) for job_id in schedule.joining(now) if job_id not in gone]
+    if actions or schedule.paused:  # who starts is decided once it is known who is there, and who is not any more
+        return actions
+    return starts(schedule, now)
 
 
 def _ends(schedule: Schedule, now: float) -> Iterator[Action]:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from attrs import evolve, frozen
 
 from batchns.core.node import NodeCapacity
@@ -37,19 +39,29 @@ class Demand:
 
     def to_thaw(self, memory: int = 0) -> Demand:
         """What a frozen job needs to go on: what it lent, and the `memory` that it gave back."""
-        return evolve(self, memory=memory, named=(), jobs=0)
+        return _to_thaw(self, memory)
 
     def with_memory(self, memory: int) -> Demand:
         return evolve(self, memory=memory)
 
     def kept(self, memory: int) -> Demand:
         """What it keeps while it is frozen: `memory`, named resources, its place."""
-        return evolve(self, whole=0, share=0, cpuset=(), egress=0, ingress=0, memory=memory)
+        return _kept(self, memory)
 
     @property
     def cpus(self) -> float:
         """CPUs as a user writes them: 2.0, 0.5."""
         return float(self.whole or self.share / FULL)
+
+
+@lru_cache(maxsize=4096)  # few kinds of demands, asked for again and again
+def _to_thaw(demand: Demand, memory: int) -> Demand:
+    return evolve(demand, memory=memory, named=(), jobs=0)
+
+
+@lru_cache(maxsize=4096)
+def _kept(demand: Demand, memory: int) -> Demand:
+    return evolve(demand, whole=0, share=0, cpuset=(), egress=0, ingress=0, memory=memory)
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,7 @@ from math import inf
 from attrs import evolve
 
 from batchns.core.decide import decide
-from batchns.core.job import FreezeCause, Job
+from batchns.core.job import Job
 from batchns.core.perform import perform
 from batchns.core.rank import Ranking
 from batchns.core.reasons import Reason, Why
@@ -27,7 +27,7 @@ def explain(schedule: Schedule, job_id: str, now: float | None = None) -> Reason
         return Reason(why=Why.DRAINED, detail=schedule.draining.detail)
     if job_id in schedule.doomed:
         return schedule.doomed[job_id]
-    if job.held or (job.lends and job.frozen is not None and job.frozen.cause is FreezeCause.OWNER):
+    if (job.held and job.state is State.PENDING) or (job.lends and job_id not in schedule.ready):
         return Reason(why=Why.HELD)
     edge = schedule.open_dependency(job)
     if edge is not None:
@@ -38,7 +38,7 @@ def explain(schedule: Schedule, job_id: str, now: float | None = None) -> Reason
         return Reason(why=Why.PAUSED)
     if schedule.yielding and schedule.config.queues[job.spec.queue].yields:
         return Reason(why=Why.YIELDING)
-    if schedule.claims.get(job_id):
+    if schedule.claims.under_way(job_id):
         return Reason(why=Why.CLEARING)
     return _competes(schedule, job, now)
 
@@ -48,7 +48,7 @@ def _competes(schedule: Schedule, job: Job, now: float | None) -> Reason:
     demand = schedule.wanted(job)
     if not job.lends and job.throttle is not None and schedule.active_tasks(job.array_id) >= job.throttle:
         return Reason(why=Why.ARRAY_THROTTLE, throttle=job.throttle)
-    reached = schedule.quotas.reached(job.spec.queue, job.user, demand)
+    reached = schedule.quotas.reached(job.spec.queue, job.user, demand.to_thaw() if job.lends else demand)
     if reached is not None:
         return Reason(why=Why.LIMIT, scope=reached.scope, shortage=reached.shortage)
     behind = "" if now is None else _first_before(schedule, job, now)
@@ -75,12 +75,12 @@ def forecast(schedule: Schedule, job_id: str, now: float, *, steps: int = STEPS)
     reason = explain(schedule, job_id, now)
     ahead = schedule.copy()
     moment = now
+    _arrive(ahead, moment)
     for _ in range(steps):
         while actions := decide(ahead, moment):
             for action in actions:
                 perform(ahead, action, moment)
-            for job in [ahead[job_id] for job_id in ahead.active if ahead[job_id].state is State.COMPLETING]:
-                ahead.finish(job.id, Event.CANCEL, moment, retry=False)
+            _arrive(ahead, moment)
         if ahead[job_id].state is State.RUNNING:
             return evolve(reason, expected=moment)
         if ahead[job_id].state.final:
@@ -94,6 +94,22 @@ def forecast(schedule: Schedule, job_id: str, now: float, *, steps: int = STEPS)
     return reason
 
 
+def _arrive(ahead: Schedule, now: float) -> None:
+    """What is under way is taken to be done: starts, freezes, thaws, and ends that were asked for."""
+    for job_id in ahead.active:
+        job = ahead[job_id]
+        if job.state is State.STARTING:
+            ahead.started(job_id, now)
+        elif job.state is State.SUSPENDING:
+            ahead.frozen(job_id, now, confirmed=True)
+        elif job.state is State.SUSPENDED and not job.lends and not ahead.paused and job_id not in ahead.to_thaw:
+            ahead.thawed(job_id, now)
+        elif job.state is State.COMPLETING:
+            ahead.finish(job_id, Event.CANCEL, now, retry=False)
+    for job_id in tuple(ahead.squeezed):
+        ahead.reclaimed(job_id, None, now)
+
+
 def _end(job: Job, now: float) -> float:
     """When the running job is expected to be over."""
     return now + job.expected_total(now) - job.done(now) if job.state is State.RUNNING else inf
@@ -101,6 +117,6 @@ def _end(job: Job, now: float) -> float:
 
 def _next_moment(schedule: Schedule, now: float) -> float:
     ends = [_end(job, now) for job in schedule.running]
-    due = schedule.next_deadline()
+    due = schedule.next_deadline(now)
     later = [moment for moment in (*ends, inf if due is None else due) if moment > now]
     return min(later, default=inf)

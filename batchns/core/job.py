@@ -13,6 +13,7 @@ from batchns.model.job import JobSpec, PreemptMode
 from batchns.model.lifecycle import State
 
 DAY = 86400.0
+_GOING = 1.0  # seconds that one which has been killed is still there for
 Order = tuple[int, int, int, int]
 ACTIVE = frozenset({State.STARTING, State.RUNNING, State.SUSPENDING, State.SUSPENDED, State.COMPLETING})
 
@@ -158,6 +159,23 @@ class Job:
             total = min(self.span, max(2 * total, done + 60.0))
         return total
 
+    def outlives(self, now: float) -> float | None:
+        """When the running job will have run for longer than it is expected to; None: never, before its limit."""
+        total = self.expected_total(now)
+        return now + total - self.done(now) if total < self.span else None
+
+    def over(self, now: float) -> float:
+        """`expected_end`, or where it runs on to its time limit, the end of its grace after that."""
+        end = self.expected_end(now)
+        return end if self.stopping is not None else end + self.bounds.grace_time
+
+    @property
+    def last_start(self) -> float | None:
+        """The last moment at which the pending job is still in time for its deadline."""
+        if self.deadline is None:
+            return None
+        return self.deadline - (self.bounds.time_limit or 0.0)
+
     def waited(self, now: float) -> float:
         """Seconds since it was submitted in which it did not run."""
         waited = self.ledger.queued + self.ledger.frozen
@@ -166,8 +184,12 @@ class Job:
     def expected_end(self, now: float) -> float:
         """When it is over at the latest, as far as is known, if it runs on: always after `now`.
 
-        A job without a time limit that has outlived what was assumed is taken to run as long again.
+        A job without a time limit that has outlived what was assumed is taken to run as long again. One that was asked
+        to end is gone with its grace.
         """
+        if self.stopping is not None and self.state is State.COMPLETING:
+            kill_at = self.stopping.kill_at
+            return kill_at if kill_at is not None and kill_at > now else now + _GOING
         done = self.done(now)
         return now + (self.span - done if done < self.span else max(done, 60.0))
 

@@ -38,6 +38,7 @@ class Room:
         "_cores",
         "_idle",
         "_load",
+        "_single",
         "_slack",
         "_units",
         "egress",
@@ -50,6 +51,9 @@ class Room:
     def __init__(self, capacity: NodeCapacity) -> None:
         self._capacity = capacity
         self._cores = capacity.by_core()
+        cores = [core for node in self._cores.values() for core in node]
+        plain = len(self._cores) == 1 and all(len(core) == 1 for core in cores)
+        self._single = capacity.cpus if plain else ()  # there is nothing to choose by: the lowest are as good as any
         self._load = dict.fromkeys(capacity.cpus, 0)  # millionths taken, FULL for an exclusive CPU
         self._idle = len(capacity.cpus)
         self._slack = FULL  # the largest free part of any one CPU
@@ -63,7 +67,7 @@ class Room:
     def copy(self) -> Room:
         other = Room.__new__(Room)
         other._capacity, other._cores, other._load = self._capacity, self._cores, self._load.copy()
-        other._idle, other._slack = self._idle, self._slack
+        other._idle, other._slack, other._single = self._idle, self._slack, self._single
         other.memory, other.egress, other.ingress = self.memory, self.egress, self.ingress
         other.named, other.jobs = self.named.copy(), self.jobs
         other._units = self._units.copy()
@@ -200,6 +204,9 @@ class Room:
 
     def _whole(self, count: int) -> tuple[int, ...]:
         """`count` idle CPUs: of one memory node where there are so many, else of as few memory nodes as will do."""
+        if self._single:
+            free = [cpu for cpu in self._single if not self._load[cpu]]
+            return tuple(free[:count])
         nodes = self._idle_cores()
         idle = {node: sum(len(free) for _, free in cores) for node, cores in nodes.items()}
         choices = []

@@ -10,22 +10,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Container, Iterator
+from itertools import accumulate
+from math import inf
 
 from attrs import evolve, frozen
 
 from batchns.core.actions import Action, Freeze, Reclaim, Stop
 from batchns.core.demand import Demand
-from batchns.core.job import Cause, FreezeCause, Job
+from batchns.core.job import Cause, FreezeCause, Job, Order
 from batchns.core.placement import Room
-from batchns.core.promises import Lent, Promise, Promises, lent
+from batchns.core.promises import Promise, Promises, used
 from batchns.core.rank import Ranking
 from batchns.core.schedule import Schedule
+from batchns.model.config import Order as Length
 from batchns.model.config import Preemption
 from batchns.model.job import PreemptMode
 from batchns.model.lifecycle import State
 
 _TRIES = 12  # victims that a promise protects, before it is given up for this time: a bound on what a decision costs
+_MOMENT = 1e-6
 
 
 @frozen
@@ -41,25 +46,38 @@ class Claim:
 class Preemptor:
     """Of one decision. `room`: what is free, and is not changed."""
 
-    def __init__(self, schedule: Schedule, now: float, ranking: Ranking) -> None:
+    def __init__(self, schedule: Schedule, now: float, ranking: Ranking, started: Container[str]) -> None:
+        """`started`: jobs that this decision has started, or let go on, so far."""
         self._schedule = schedule
         self._now = now
         self._ranking = ranking
+        self._started = started
         settings = schedule.settings
-        self.shorter = settings.preempt is Preemption.SHORTER
+        self._shorter = settings.preempt is Preemption.SHORTER and settings.order is Length.SHORTEST
         self._queues = settings.preempt is not Preemption.OFF
         self._slice = settings.time_slice
-        self.any = self.shorter or self._slice is not None or (
-            self._queues and any(queue.preempts for queue in schedule.config.queues.values())
+        self.any = (
+            self._shorter
+            or self._slice is not None
+            or (self._queues and any(queue.preempts for queue in schedule.config.queues.values()))
         )
         self._promises: Promises | None = None
-        self._by_rank: list[tuple[float, Job]] | None = None
+        self._longest: dict[str, _Longest] = {}
 
     def may(self, queue: str) -> bool:
         """Whether a job of that queue could take anybody's place."""
-        return self.shorter or self._slice is not None or (
-            self._queues and bool(self._schedule.config.queues[queue].preempts)
-        )
+        return self._shorter or self._slice is not None or self._preempts(queue)
+
+    def hopeless(self, queue: str, rank: float, cpus: int) -> bool:
+        """Whether it is known at once that a job so long could not get so many CPUs of longer ones, in any way."""
+        longest = self._longest.get(queue)
+        if longest is None:
+            if self._slice is not None or self._preempts(queue):
+                return False
+            if not self._shorter:
+                return True
+            longest = self._longest_of(queue)
+        return not self._preempts(queue) and self._slice is None and longest.cpus(rank) < cpus
 
     def make_room(self, claim: Claim, room: Room) -> list[Action]:
         """What is to be done, all of it, so that the job can start; nothing where that cannot be had."""
@@ -67,78 +85,66 @@ class Preemptor:
         kept = demand.jobs <= room.jobs and all(count <= room.named.get(name, 0) for name, count in demand.named)
         if kept and demand.memory <= room.memory:
             return self._freeze(claim, room) or self._end(claim, room)
-        if kept and room.fits(demand.with_memory(0)) and (reclaims := self._reclaim(claim, room)):
-            return reclaims
+        if kept and room.fits(demand.with_memory(0)):
+            if self._schedule.squeezed:
+                return []  # how much they give is to be heard first
+            if reclaims := self._reclaim(claim, room):
+                return reclaims
         return self._end(claim, room)
 
     # Freezing.
 
     def _freeze(self, claim: Claim, room: Room) -> list[Action]:
-        if self.shorter and not claim.overdue and not self._preempts(claim.job):
-            return self._freeze_longer(claim, room)
-        victims = sorted(self._victims(claim), key=_least_loss)
-        trial, chosen = room.copy(), list[Job]()
-        for victim in victims:
-            assert victim.placement is not None
-            trial.give(victim.demand.to_thaw(), victim.placement)
-            chosen.append(victim)
-            if trial.fits(claim.demand):
-                break
-        else:
-            return []
-        chosen = _needed(claim.demand, room, chosen)
-        if not self._memory_allows(chosen):
-            return []
-        return [self._freeze_of(victim, claim, self._latest(victim)) for victim in chosen]
+        below = sorted(self._victims(claim), key=_least_loss)
+        actions = self._freeze_some(claim, room, below, spare_last=True)
+        if actions or not self._shorter or claim.overdue:
+            return actions
+        longer = self._longest_of(claim.job.spec.queue).longer_than(self._ranking.remaining(claim.job))
+        candidates = [job for job in longer if self._not_before(job, claim.job)]
+        return self._freeze_some(claim, room, candidates, spare_last=False)
 
-    def _freeze_longer(self, claim: Claim, room: Room) -> list[Action]:
-        """For a job of the same queue that is sooner over, and within what was promised to the frozen."""
-        rank = self._ranking.remaining(claim.job)
-        longer = (victim for other, victim in self._longest_first() if other > rank)
-        candidates = [victim for victim in longer if self._freezable(victim, claim)]
+    def _freeze_some(self, claim: Claim, room: Room, candidates: list[Job], *, spare_last: bool) -> list[Action]:
+        """As many of them, in their order, as are needed, within what was promised to the frozen.
+
+        `spare_last`: where one turns out not to be needed, of several the last is spared, else the first.
+        """
         total = room.copy()
         for victim in candidates:
-            assert victim.placement is not None
-            total.give(victim.demand.to_thaw(), victim.placement)
-        if not total.fits(claim.demand):
+            _give_lent(total, victim)
+        if not candidates or not total.fits(claim.demand):
             return []
         promises = self.promises()
         before = promises.snapshot()
-        chosen = self._choose(claim, room, candidates, promises)
-        actions: list[Action] = []
-        if chosen and promises.start(claim.job.id, claim.end, lent(claim.demand)):
-            victims = [victim for victim, _ in chosen]
-            if self._memory_allows(victims):
-                actions = [self._freeze_of(victim, claim, thaw_by) for victim, thaw_by in chosen]
-        if not actions:
-            promises.restore(before)
-        return actions
+        chosen = self._choose(claim, room, candidates, promises, spare_last=spare_last)
+        if chosen and self._memory_allows([job for job, _ in chosen]) and (promises.kept() or claim.overdue):
+            return [Freeze(job.id, FreezeCause.PREEMPTED, claim.job.id, thaw_by) for job, thaw_by in chosen]
+        promises.restore(before)
+        return []
 
     def _choose(
-        self, claim: Claim, room: Room, candidates: list[Job], promises: Promises
+        self, claim: Claim, room: Room, candidates: list[Job], promises: Promises, *, spare_last: bool
     ) -> list[tuple[Job, float]]:
         """Victims that together are enough, none of them for nothing, each with its promise."""
         trial, chosen, refused = room.copy(), dict[str, tuple[Job, float]](), 0
-        promises.force(claim.job.id, claim.end, lent(claim.demand))
+        promises.force(claim.job.id, claim.end, used(claim.job.demand))
         for victim in candidates:
-            left = max(victim.span - victim.done(self._now), 1.0)
+            left = max(victim.span - victim.done(self._now), 1.0) + victim.bounds.grace_time
             thaw_by = promises.freeze(victim.id, left, self._latest(victim))
             if thaw_by is None:
                 refused += 1
                 if refused > _TRIES:
                     return []
                 continue
-            assert victim.placement is not None
             chosen[victim.id] = (victim, thaw_by)
-            trial.give(victim.demand.to_thaw(), victim.placement)
+            _give_lent(trial, victim)
             if trial.fits(claim.demand):
                 break
         else:
             return []
-        for victim, _ in list(chosen.values()):
+        for victim, _ in reversed(list(chosen.values())) if spare_last else list(chosen.values()):
             assert victim.placement is not None
             trial.take(victim.demand.to_thaw(), victim.placement)
-            if trial.fits(claim.demand) and promises.start(victim.id, self._end_of(victim), lent(victim.demand)):
+            if trial.fits(claim.demand) and promises.start(victim.id, victim.over(self._now), used(victim.demand)):
                 del chosen[victim.id]
             else:
                 trial.give(victim.demand.to_thaw(), victim.placement)
@@ -147,94 +153,109 @@ class Preemptor:
     def promises(self) -> Promises:
         """What runs and what was promised now."""
         if self._promises is None:
-            running: list[tuple[str, float, Lent]] = [
-                (job.id, end, lent(job.demand)) for end, job in self._schedule.expected_ends(self._now)
-            ]
-            frozen_ = [
-                (job.id, Promise(job.frozen.thaw_by, max(job.span - job.done(self._now), 1.0), lent(job.demand)))
-                for job in self._schedule.lending
-                if job.frozen is not None and job.frozen.thaw_by is not None
-            ]
-            self._promises = Promises(self._now, self._schedule.capacity, running, frozen_)
+            now = self._now
+            running = [(job.id, job.over(now), used(job.demand)) for job in self._schedule.running]
+            frozen_ = []
+            for job in self._schedule.lending:
+                kept = job.demand.memory if job.held_memory is None else job.held_memory
+                if job.state is State.SUSPENDED and job.frozen is not None and job.frozen.thaw_by is not None:
+                    left = max(job.span - job.done(now), 1.0) + job.bounds.grace_time
+                    frozen_.append((job.id, Promise.of(job.demand, job.frozen.thaw_by, left, kept)))
+                else:
+                    running.append((job.id, inf, (0, 0, 0, kept)))
+            self._promises = Promises(now, self._schedule.capacity, running, frozen_)
         return self._promises
-
-    def _end_of(self, job: Job) -> float:
-        return job.expected_end(self._now)
 
     def _latest(self, victim: Job) -> float:
         return self._now + max(self._schedule.max_frozen(victim) - victim.lent, 0.0)
 
-    def _freeze_of(self, victim: Job, claim: Claim, thaw_by: float) -> Freeze:
-        return Freeze(victim.id, FreezeCause.PREEMPTED, claim.job.id, thaw_by)
-
-    def _longest_first(self) -> list[tuple[float, Job]]:
-        if self._by_rank is None:
-            ranked = [(self._ranking.remaining(job), job) for job in self._schedule.running]
-            self._by_rank = sorted(ranked, key=lambda pair: (-pair[0], pair[1].order, pair[1].id))
-        return self._by_rank
+    def _longest_of(self, queue: str) -> _Longest:
+        found = self._longest.get(queue)
+        if found is None:
+            running = [job for job in self._schedule.running if job.spec.queue == queue and self._may_be_frozen(job)]
+            ranked = [(-self._ranking.remaining(job), job.order, job) for job in running]
+            found = self._longest[queue] = _Longest(sorted(ranked, key=lambda entry: entry[:2]))
+        return found
 
     # Who.
 
-    def _preempts(self, job: Job) -> bool:
-        return self._queues and bool(self._schedule.config.queues[job.spec.queue].preempts)
+    def _preempts(self, queue: str) -> bool:
+        return self._queues and bool(self._schedule.config.queues[queue].preempts)
 
     def _victims(self, claim: Claim) -> Iterator[Job]:
-        """Running jobs that may be frozen for it."""
-        for job in self._schedule.running:
-            if self._freezable(job, claim) and self._below(job, claim):
-                yield job
+        """Running jobs that may be frozen for it, whatever their length."""
+        if claim.overdue or self._slice is not None or self._preempts(claim.job.spec.queue):
+            for job in self._schedule.running:
+                if self._may_be_frozen(job) and self._freezable(job, claim) and self._below(job, claim):
+                    yield job
 
     def _below(self, job: Job, claim: Claim) -> bool:
         mine = claim.job
-        if claim.overdue:
-            return True
-        if self._queues and job.spec.queue in self._schedule.config.queues[mine.spec.queue].preempts:
+        if claim.overdue or self._below_queue(job, claim):
             return True
         if self._slice is None or job.spec.queue != mine.spec.queue or job.order[1] != mine.order[1]:
             return False
         return self._ran(job) >= self._slice
 
+    def _may_be_frozen(self, job: Job) -> bool:
+        """By anybody."""
+        if job.state is not State.RUNNING or job.mode is PreemptMode.OFF:
+            return False
+        if job.freezes >= self._schedule.settings.max_freezes or job.lent >= self._schedule.max_frozen(job):
+            return False
+        return self._ran(job) >= self._schedule.min_run(job)
+
     def _freezable(self, job: Job, claim: Claim) -> bool:
-        settings = self._schedule.settings
-        if job.state is not State.RUNNING or job.mode is PreemptMode.OFF or job.freezes >= settings.max_freezes:
-            return False
-        if job.order[:2] < claim.job.order[:2] and not claim.overdue and not self._below_queue(job, claim):
-            return False
-        return job.lent < self._schedule.max_frozen(job) and self._ran(job) >= self._schedule.min_run(job)
+        """Whether it is not more important than the one that room is made for."""
+        return job.order[:2] >= claim.job.order[:2] or claim.overdue or self._below_queue(job, claim)
+
+    def _not_before(self, job: Job, mine: Job) -> bool:
+        """Of the same queue: whether neither job priority nor fair share puts it first."""
+        return job.order[1] >= mine.order[1] and self._ranking.used_by(job.user) >= self._ranking.used_by(mine.user)
 
     def _below_queue(self, job: Job, claim: Claim) -> bool:
-        return job.spec.queue in self._schedule.config.queues[claim.job.spec.queue].preempts
+        return self._queues and job.spec.queue in self._schedule.config.queues[claim.job.spec.queue].preempts
 
     def _ran(self, job: Job) -> float:
-        """Seconds since it was last started or thawed."""
-        return job.ledger.running - job.stretch + self._now - job.ledger.since
+        """Seconds since it was last started or thawed; a moment more: sums of fractions are not to the last digit."""
+        since = 0.0 if job.state is State.SUSPENDED else self._now - job.ledger.since
+        return job.ledger.running - job.stretch + since + _MOMENT
 
     def _memory_allows(self, victims: list[Job]) -> bool:
         """Whether frozen jobs would hold no more memory together than they may."""
         most = self._schedule.settings.frozen_memory
         if most is None:
             most = self._schedule.capacity.memory // 2
-        held = sum(
-            job.demand.memory if job.held_memory is None else job.held_memory for job in self._schedule.lending
-        )
+        held = sum(job.demand.memory if job.held_memory is None else job.held_memory for job in self._schedule.lending)
         return held + sum(victim.demand.memory for victim in victims) <= most
 
     # More than freezing.
 
     def _reclaim(self, claim: Claim, room: Room) -> list[Action]:
-        """From as many frozen jobs as could make it up, if all that they hold could be had."""
+        """From as many frozen jobs as could make it up, if all that they hold could be had, and given back in time."""
         lack, actions = claim.demand.memory - room.memory, list[Action]()
+        promises = self.promises()
+        before = promises.snapshot()
+        promises.force(claim.job.id, claim.end, used(claim.job.demand))
         for job in self._schedule.lending:
-            if job.held_memory is None and job.state is State.SUSPENDED:
-                actions.append(Reclaim(job.id))
-                lack -= job.demand.memory
-                if lack <= 0:
-                    return actions
+            if job.held_memory is not None or job.state is not State.SUSPENDED or job.id in self._started:
+                continue
+            if job.id == claim.job.id:
+                continue
+            promises.squeeze(job.id, min(lack, job.demand.memory))
+            if not promises.kept():
+                break
+            actions.append(Reclaim(job.id))
+            lack -= job.demand.memory
+            if lack <= 0:
+                promises.restore(before)
+                return actions
+        promises.restore(before)
         return []
 
     def _end(self, claim: Claim, room: Room) -> list[Action]:
         """End those that said so: `requeue` before `cancel`, the least work lost first."""
-        if not self._preempts(claim.job):
+        if not self._preempts(claim.job.spec.queue):
             return []
         names = set(self._schedule.config.queues[claim.job.spec.queue].preempts)
         active = (self._schedule[job_id] for job_id in self._schedule.active)
@@ -244,6 +265,7 @@ class Preemptor:
             if job.spec.queue in names
             and job.mode in (PreemptMode.REQUEUE, PreemptMode.CANCEL)
             and job.state in (State.RUNNING, State.SUSPENDED)
+            and job.id not in self._started
             and self._ran(job) >= self._schedule.min_run(job)
         ]
         victims.sort(key=lambda job: (job.mode is PreemptMode.CANCEL, *_least_loss(job)))
@@ -257,6 +279,22 @@ class Preemptor:
                     for job in _needed(claim.demand, room, chosen, _give_all)
                 ]
         return []
+
+
+class _Longest:
+    """Running jobs of one queue that may be frozen, the longest first: (-seconds that remain, order, job)."""
+
+    def __init__(self, ranked: list[tuple[float, Order, Job]]) -> None:
+        self._jobs = [job for _, _, job in ranked]
+        self._ranks = [rank for rank, _, _ in ranked]
+        self._cpus = [0, *accumulate(job.demand.whole or 1 for job in self._jobs)]
+
+    def longer_than(self, rank: float) -> list[Job]:
+        return self._jobs[: bisect_left(self._ranks, -rank)]
+
+    def cpus(self, rank: float) -> int:
+        """CPUs that all of those could free, at most."""
+        return self._cpus[bisect_left(self._ranks, -rank)]
 
 
 def _give_lent(room: Room, victim: Job) -> None:
@@ -273,9 +311,7 @@ def _give_all(room: Room, victim: Job) -> None:
         room.give(victim.demand, victim.placement)
 
 
-def _needed(
-    demand: Demand, room: Room, chosen: list[Job], give: Callable[[Room, Job], None] = _give_lent
-) -> list[Job]:
+def _needed(demand: Demand, room: Room, chosen: list[Job], give: Callable[[Room, Job], None] = _give_lent) -> list[Job]:
     """`chosen` without those whose part turned out not to be needed, the first chosen spared last."""
     kept = chosen
     for victim in reversed(chosen[:-1]):
@@ -288,6 +324,7 @@ def _needed(
     return kept
 
 
-def _least_loss(job: Job) -> tuple[int, int, float, str]:
+def _least_loss(job: Job) -> tuple[float, ...]:
     """The least important first, and of those the one that was started last."""
-    return (-job.order[0], -job.order[1], -job.ledger.since, job.id)
+    priority, importance, submitted, index = job.order
+    return (-priority, -importance, -job.ledger.since, -submitted, -index)

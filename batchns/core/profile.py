@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import inf
+from operator import add
 
 from batchns.core.demand import Demand
 from batchns.core.node import NodeCapacity
@@ -68,13 +69,12 @@ class Shadow:
     """
 
     def __init__(self, free: Vector, releases: Iterable[Release], wanted: Vector) -> None:
-        spare = free.copy()
+        spare = free
         self.start = inf
         for moment, back in releases:
             if moment > self.start:
                 break
-            for index, amount in enumerate(back):
-                spare[index] += amount
+            spare = list(map(add, spare, back))
             if self.start == inf and covers(spare, wanted):
                 self.start = moment
         self._spare = [have - want for have, want in zip(spare, wanted, strict=True)]

@@ -8,7 +8,8 @@ the time that it may be frozen. From then on there is always a plan that keeps e
 3. Nobody is started, thawed or frozen where that sum would ever be more than the node has.
 
 Only moments at which a frozen job goes on need a look: between them what is used can but fall. What counts is what a
-freeze lends: CPUs (in millionths, so that shares add up), and bandwidth where the node counts it.
+freeze lends: CPUs (in millionths, so that shares add up) and bandwidth where the node counts it; and memory, for one
+that has given memory back needs it again to go on.
 """
 
 from __future__ import annotations
@@ -22,20 +23,26 @@ from batchns.core.demand import Demand
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import FULL
 
-Lent = tuple[int, int, int]  # millionths of CPUs, egress, ingress
+Lent = tuple[int, int, int, int]  # millionths of CPUs, egress, ingress, memory
 
 
-def lent(demand: Demand) -> Lent:
-    return (demand.whole * FULL or demand.share, demand.egress, demand.ingress)
+def used(demand: Demand) -> Lent:
+    """What a running job of that demand uses."""
+    return (demand.whole * FULL or demand.share, demand.egress, demand.ingress, demand.memory)
 
 
 @frozen
 class Promise:
-    """A frozen job: from `start` on for `span` seconds it may need `what`."""
+    """A frozen job: from `start` on for `span` seconds it may need `what`, until when it has `kept` bytes besides."""
 
     start: float
     span: float
     what: Lent
+    kept: int
+
+    @classmethod
+    def of(cls, demand: Demand, start: float, span: float, kept: int) -> Promise:
+        return cls(start, span, (*used(demand)[:3], demand.memory - kept), kept)
 
 
 class Promises:
@@ -54,6 +61,7 @@ class Promises:
             len(capacity.cpus) * FULL,
             capacity.egress if capacity.egress is not None else 1 << 62,
             capacity.ingress if capacity.ingress is not None else 1 << 62,
+            capacity.memory,
         )
         self._running = {job: (end, what) for job, end, what in running}
         self._frozen = dict(frozen)
@@ -80,8 +88,16 @@ class Promises:
         if start is None:
             self._running[job] = (end, what)
             return None
-        self._frozen[job] = Promise(start, span, what)
+        self._frozen[job] = Promise(start, span, (*what[:3], 0), what[3])
         return start
+
+    def squeeze(self, job: str, most: int) -> None:
+        """The frozen job may have to give back so many bytes; one that nothing was promised to is no error."""
+        promise = self._frozen.get(job)
+        if promise is not None:
+            less = min(most, promise.kept)
+            what = (*promise.what[:3], promise.what[3] + less)
+            self._frozen[job] = Promise(promise.start, promise.span, what, promise.kept - less)
 
     def force(self, job: str, end: float, what: Lent) -> None:
         """Take for granted that the job runs until `end`: whoever asks looks at `kept` once all is chosen."""
@@ -100,61 +116,60 @@ class Promises:
         """Whether all promises can be kept if from now on nothing but them happens."""
         if not self._frozen:
             return True
-        used = [0, 0, 0]
-        changes: list[tuple[float, int, Lent]] = []  # ends before starts of the same moment
-        for end, what in self._running.values():
-            _add(used, what, 1)
-            changes.append((end, 0, what))
-        for promise in self._frozen.values():
-            changes.append((promise.start, 1, promise.what))
-            changes.append((promise.start + promise.span, 0, promise.what))
-        changes.sort()
-        for _, starts, what in changes:
-            _add(used, what, 1 if starts else -1)
-            if starts and not self._within(used):
+        now, changes = self._changes()
+        for _, sign, what in changes:
+            _add(now, what, sign)
+            if sign > 0 and not self._within(now):
                 return False
         return True
 
     def _last_start(self, what: Lent, span: float, latest: float) -> float | None:
         """The last moment in (now, latest] from which `what` is free for `span` seconds."""
         moments, levels = self._levels()
-        blocked = [
-            (moments[index], moments[index + 1] if index + 1 < len(moments) else inf)
-            for index, used in enumerate(levels)
-            if not self._within([one + more for one, more in zip(used, what, strict=True)])
-        ]
+        most = [have - want for have, want in zip(self._most, what, strict=True)]
         start = latest
-        for begins, ends in reversed(blocked):  # each moves it further back, past those that were looked at before
+        for index in range(len(levels) - 1, -1, -1):  # each moves it back, past those looked at before
+            level = levels[index]
+            if level[0] <= most[0] and level[1] <= most[1] and level[2] <= most[2] and level[3] <= most[3]:
+                continue
+            begins, ends = moments[index], moments[index + 1] if index + 1 < len(moments) else inf
             if begins < start + span and ends > start:
                 start = begins - span
         return start if start > self._now else None
 
     def _levels(self) -> tuple[list[float], list[list[int]]]:
         """What is used from each moment to the next."""
-        used = [0, 0, 0]
-        changes: list[tuple[float, int, Lent]] = []
-        for end, what in self._running.values():
-            _add(used, what, 1)
-            changes.append((end, -1, what))
-        for promise in self._frozen.values():
-            changes.append((promise.start, 1, promise.what))
-            changes.append((promise.start + promise.span, -1, promise.what))
-        changes.sort()
-        moments, levels = [self._now], [used.copy()]
+        level, changes = self._changes()
+        moments, levels = [self._now], [level.copy()]
         for moment, sign, what in changes:
-            _add(used, what, sign)
+            _add(level, what, sign)
             if moment > moments[-1]:
                 moments.append(moment)
-                levels.append(used.copy())
+                levels.append(level.copy())
             else:
-                levels[-1] = used.copy()
+                levels[-1] = level.copy()
         return moments, levels
 
+    def _changes(self) -> tuple[list[int], list[tuple[float, int, Lent]]]:
+        """What is used now, and what changes when; of one moment the ends first."""
+        running, frozen_ = self._running.values(), self._frozen.values()
+        now = [sum(column) for column in zip(*(what for _, what in running), strict=True)] or [0, 0, 0, 0]
+        changes = [(end, -1, what) for end, what in running]
+        for promise in frozen_:
+            cpus, egress, ingress, memory = promise.what
+            now[3] += promise.kept
+            changes.append((promise.start, 1, promise.what))
+            changes.append((promise.start + promise.span, -1, (cpus, egress, ingress, memory + promise.kept)))
+        changes.sort()
+        return now, changes
+
     def _within(self, used: list[int]) -> bool:
-        return all(one <= most for one, most in zip(used, self._most, strict=True))
+        most = self._most
+        return used[0] <= most[0] and used[1] <= most[1] and used[2] <= most[2] and used[3] <= most[3]
 
 
 def _add(used: list[int], what: Lent, sign: int) -> None:
     used[0] += sign * what[0]
     used[1] += sign * what[1]
     used[2] += sign * what[2]
+    used[3] += sign * what[3]

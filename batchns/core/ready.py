@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import floor, log2
 from typing import Any, NamedTuple
 
@@ -36,19 +36,14 @@ class LaneKey(NamedTuple):
 class Lane:
     """Jobs that are alike: `entries` by their order, `spans` by (span, order, id)."""
 
-    __slots__ = ("entries", "key", "number", "spans")
+    __slots__ = ("aging", "entries", "key", "number", "spans")
 
     def __init__(self, key: LaneKey, number: int) -> None:
         self.key = key
         self.number = number  # for ties: lanes themselves do not compare
         self.entries: list[Entry] = []
         self.spans: list[tuple[float, Order, str]] = []
-
-    def first_within(self, span: float) -> Entry | None:
-        """The first in order that takes no longer than `span`."""
-        if self.spans[0][0] > span:
-            return None
-        return next(entry for entry in self.entries if entry[2] <= span)
+        self.aging: tuple[float, float, float] | None = None  # how its first job's rank comes about, once looked up
 
 
 class Ready:
@@ -97,7 +92,7 @@ class Ready:
         before = lane.entries[0][0] if lane.entries else None
         insort(lane.entries, (job.order, job.id, job.span))
         insort(lane.spans, (job.span, job.order, job.id))
-        self._keys[job.id] = key
+        self._keys[job.id] = lane.key  # not the equal one that was made to look for it: there are many jobs
         self._move_head(lane, before)
 
     def remove(self, job: Job) -> None:
@@ -150,6 +145,7 @@ class Ready:
         after = lane.entries[0][0] if lane.entries else None
         if after == before:
             return
+        lane.aging = None
         stream = (lane.key.queue, lane.key.user)
         heads = self._streams.setdefault(stream, [])
         if before is not None:
@@ -176,17 +172,19 @@ class Item(NamedTuple):
 class Walk:
     """Jobs in the order in which they are to start. The one who walks says whether a lane goes on after its job.
 
-    `key` gives what is compared, by lane and entry: (queue priority, job priority, ...), smaller first. Without
-    `ranked` it must agree with the jobs' own order within one queue and user, and only the lanes' heads are looked at
-    whose turn comes.
+    `key` gives what is compared, by lane and entry: (queue priority, job priority, ...), smaller first. `ranked`: the
+    lanes to go through; None: all of them, and `key` must agree with the jobs' own order within one queue and user, so
+    that only the lanes' heads are looked at whose turn comes.
     """
 
-    def __init__(self, ready: Ready, key: Callable[[Lane, Entry], tuple[Any, ...]], *, ranked: bool) -> None:
+    def __init__(
+        self, ready: Ready, key: Callable[[Lane, Entry], tuple[Any, ...]], ranked: Iterable[Lane] | None
+    ) -> None:
         self._key = key
         self._heap: list[tuple[tuple[Any, ...], int, int, Lane]] = []
         self._queued: dict[int, tuple[list[tuple[Order, int, Lane]], int]] = {}
-        if ranked:
-            self._heap = [(key(lane, lane.entries[0]), lane.number, 0, lane) for lane in ready.lanes()]
+        if ranked is not None:
+            self._heap = [(key(lane, lane.entries[0]), lane.number, 0, lane) for lane in ranked]
             heapq.heapify(self._heap)
         else:
             for _, heads in ready.streams():

@@ -92,8 +92,8 @@ def render(reason: Reason) -> str:
             return "waits for its time to begin"
         case Reason(why=Why.LIMIT, shortage=Shortage() as lack):
             needed, total = lack.amount(lack.needed), lack.amount(lack.total)
-            whose = "its queue" if reason.scope == "queue" else "its user in this queue"
-            return f"waits for a limit of {whose}: {lack.resource} {total}, {needed} more needed"
+            whose = "queue" if reason.scope == "queue" else "user"
+            return f"waits for its {whose}'s limit: {lack.resource} {total}, {needed} more needed"
         case Reason(why=Why.BEHIND):
             return f"waits: it would delay {reason.behind}"
         case Reason(why=Why.CLEARING):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 
 from batchns.core.actions import Action, Launch, Thaw
@@ -20,12 +20,13 @@ from batchns.core.demand import Demand
 from batchns.core.job import Job
 from batchns.core.placement import Placement
 from batchns.core.preempt import Claim, Preemptor
-from batchns.core.promises import lent
+from batchns.core.promises import used
 from batchns.core.quota import Quotas
 from batchns.core.rank import Ranking
-from batchns.core.ready import Entry, Item, Lane, Walk
+from batchns.core.ready import Entry, Item, Lane, LaneKey, Walk
 from batchns.core.schedule import Schedule
 from batchns.model.config import Backfill, Order
+from batchns.model.lifecycle import State
 
 
 def starts(schedule: Schedule, now: float) -> list[Action]:
@@ -40,9 +41,11 @@ class _Starts:
         self._schedule = schedule
         self._now = now
         self._settings = schedule.settings
+        self._by_length = self._settings.order is Order.SHORTEST
         self._ranking = Ranking(schedule, now)
-        self._preemptor = Preemptor(schedule, now, self._ranking)
-        self._promised = self._preemptor.shorter
+        self._gone: set[str] = set()  # those that are decided upon
+        self._preemptor = Preemptor(schedule, now, self._ranking, self._gone)
+        self._promised = self._preemptor.any
         self._room = schedule.room()
         self._quotas: Quotas | None = None  # a copy, once something has started
         self._tasks: Counter[str] = Counter()
@@ -50,20 +53,20 @@ class _Starts:
         self._reservations_made = 0
         self._waiting: list[tuple[Demand, float]] = []  # of those that are to have one, not yet reserved
         self._reserved: Reservations | None = None
-        self._gone: set[str] = set()
         self.actions: list[Action] = []
 
     def decide(self) -> list[Action]:
-        if not self._claims_are_met() or (self._room.exhausted and not self._preemptor.any):
+        self._meet_claims()
+        if self._overdue_make_room() or (self._room.exhausted and not self._preemptor.any):
             return self.actions
-        by_length = self._settings.order is Order.SHORTEST
-        walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked=by_length)
+        ranked = self._worth_a_look() if self._by_length else None
+        walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked)
         for item in walk:
             entry = item.entry
             if entry[1] in self._gone:
                 walk.go_on(item)
                 continue
-            if self._barred(item.lane):
+            if self._barred(item.lane.key):
                 continue
             if self._start(item.lane, entry):
                 walk.go_on(item)
@@ -75,32 +78,67 @@ class _Starts:
             if self._wants_reservation():
                 self._reserve(item)
                 walk.go_on(item)
-            if not (by_length or self._preemptor.any or self._wants_reservation()):
+            if not (self._by_length or self._preemptor.any or self._wants_reservation()):
                 break
-        if not by_length:
+        if not self._by_length:
             self._backfill()
         return self.actions
 
-    # Claims.
+    def _worth_a_look(self) -> Iterable[Lane]:
+        """Lanes in which somebody may start, or take somebody's place; all of them where those in front bar others."""
+        lanes, idle = self._schedule.ready.lanes(), self._room.idle
+        if self._wants_reservation() or self._settings.backfill is Backfill.OFF:
+            return lanes
+        hopeless, rank = self._preemptor.hopeless, self._ranking.of_lane
+        return [
+            lane
+            for lane in lanes
+            if (cpus := lane.key.demand.whole - idle) <= 0 or not hopeless(lane.key.queue, rank(lane), cpus)
+        ]
 
-    def _claims_are_met(self) -> bool:
-        """Those whose room is made start first. False: nothing else is decided before one has."""
-        for job_id, victims in self._schedule.claims.items():
-            job = self._schedule[job_id]
-            if job_id not in self._schedule.ready:
+    # Those that go before the order.
+
+    def _meet_claims(self) -> None:
+        """Those whose room is made start first; what is free of it is kept for those who still wait for the rest."""
+        for job_id in self._schedule.claims:
+            job, key = self._schedule[job_id], self._schedule.ready.key_of(job_id)
+            if key is None or self._barred(key):
                 continue
-            demand = self._schedule.wanted(job)
-            if victims:
-                self._room.withhold(demand)
-            elif (placement := self._room.place(demand)) is not None:
-                self._take(job, demand, placement, self._end(job))
-        return True
+            if self._schedule.claims.under_way(job_id):
+                self._room.withhold(key.demand)
+                self._gone.add(job_id)
+            elif (placement := self._room.place(key.demand)) is not None and self._keeps_promises(job):
+                self._take(job, key.demand, placement, self._end(job))
+
+    def _overdue_make_room(self) -> bool:
+        """Frozen jobs whose time to go on has come. True: room is being made for one, and that is all for now."""
+        overdue = [
+            (job.frozen.thaw_by, job)
+            for job in self._schedule.lending
+            if job.state is State.SUSPENDED and job.frozen is not None and job.frozen.thaw_by is not None
+            if job.frozen.thaw_by <= self._now
+        ]
+        for _, job in sorted(overdue, key=lambda pair: (pair[0], pair[1].order)):
+            key = self._schedule.ready.key_of(job.id)
+            if key is None or job.id in self._gone or self._barred(key):
+                continue
+            self._gone.add(job.id)
+            placement = self._room.place(key.demand)
+            if placement is not None:
+                if self._promised:
+                    self._preemptor.promises().force(job.id, job.over(self._now), used(job.demand))
+                self._take(job, key.demand, placement, self._end(job))
+                continue
+            if made := self._preemptor.make_room(Claim(job, key.demand, job.over(self._now), True), self._room):
+                self.actions += made
+                return True
+            self._room.withhold(key.demand)
+        return False
 
     # One job.
 
-    def _barred(self, lane: Lane) -> bool:
+    def _barred(self, key: LaneKey) -> bool:
         """Nobody of the lane may start now, whatever room there is."""
-        key = lane.key
         if key.throttle is not None and key.array is not None:
             tasks = self._schedule.active_tasks(key.array) + self._tasks[key.array]
             if tasks >= key.throttle:
@@ -108,24 +146,29 @@ class _Starts:
         if self._schedule.yielding and self._schedule.config.queues[key.queue].yields:
             return True
         quotas = self._quotas or self._schedule.quotas
-        return quotas.reached(key.queue, key.user, key.demand) is not None
+        demand = key.demand.to_thaw() if key.frozen else key.demand  # its memory counts all the time
+        return quotas.reached(key.queue, key.user, demand) is not None
 
     def _start(self, lane: Lane, entry: Entry) -> bool:
         demand = lane.key.demand
         placement = self._room.place(demand)
         if placement is None:
             return False
-        if not self._promised and not self._reservations_made:  # nothing to look at but the room
+        if not (self._promised or self._reservations_made or lane.key.frozen):  # nothing to look at but the room
             self._take(self._schedule[entry[1]], demand, placement, self._now + entry[2])
             return True
         job = self._schedule[entry[1]]
         end = self._end(job)
         if self._reservations_made and not self._reservations().admits(demand, placement, end):
             return False
-        if self._promised and not self._preemptor.promises().start(job.id, end, lent(job.demand)):
+        if not self._keeps_promises(job):
             return False
         self._take(job, demand, placement, end)
         return True
+
+    def _keeps_promises(self, job: Job) -> bool:
+        """Whether the frozen could still go on in time if the job started; then it is taken to."""
+        return not self._promised or self._preemptor.promises().start(job.id, self._over(job), used(job.demand))
 
     def _take(self, job: Job, demand: Demand, placement: Placement, end: float) -> None:
         self._room.take(demand, placement)
@@ -142,23 +185,26 @@ class _Starts:
                 self._tasks[job.array_id] += 1
         if self._quotas is None:
             self._quotas = self._schedule.quotas.copy()
-        self._quotas.change(job.spec.queue, job.user, demand, 1)
+        self._quotas.change(job.spec.queue, job.user, demand.to_thaw() if job.lends else demand, 1)
 
     def _make_room(self, item: Item) -> bool:
-        if not self._preemptor.any:
+        key = item.lane.key
+        if not self._preemptor.any or not self._preemptor.may(key.queue):
+            return False
+        cpus = key.demand.whole - self._room.idle
+        if cpus > 0 and self._by_length and self._preemptor.hopeless(key.queue, item.key[3], cpus):
             return False
         job = self._schedule[item.entry[1]]
-        overdue = item.key[0] < -100
-        if not overdue and not self._preemptor.may(job.spec.queue):
-            return False
-        if self._schedule.claims.get(job.id):
-            return False  # under way
-        made = self._preemptor.make_room(Claim(job, item.lane.key.demand, self._end(job), overdue), self._room)
+        made = self._preemptor.make_room(Claim(job, key.demand, self._over(job), False), self._room)
         self.actions += made
         return bool(made)
 
     def _end(self, job: Job) -> float:
         return job.expected_end(self._now) if job.lends else self._now + job.span
+
+    def _over(self, job: Job) -> float:
+        """When it is gone for certain, its grace and all, if it starts or goes on now."""
+        return job.over(self._now) if job.lends else self._now + job.span + job.bounds.grace_time
 
     # Reservations.
 
@@ -175,8 +221,11 @@ class _Starts:
         """Made when somebody asks: often nobody is left who could start."""
         if self._reserved is None:
             uses = uses_of(self._schedule.expected_ends(self._now), self._started)
+            shared = self._schedule.shared or any(demand.share for _, demand, _ in self._started)
             single = self._settings.reservations == 1
-            self._reserved = Reservations(self._now, self._schedule.measure, self._room, uses, single=single)
+            self._reserved = Reservations(
+                self._now, self._schedule.measure, self._room, uses, single=single, shared=shared
+            )
         for demand, span in self._waiting:
             self._reserved.reserve(demand, span)
         self._waiting.clear()
@@ -191,7 +240,7 @@ class _Starts:
             self._offer(heap, lane, shortest=shortest, after=None)
         while heap:
             _, _, lane, entry = heapq.heappop(heap)
-            if self._barred(lane) or not self._room.fits(lane.key.demand):
+            if self._barred(lane.key) or not self._room.fits(lane.key.demand):
                 continue
             if self._start(lane, entry) or self._reservations_made:
                 self._offer(heap, lane, shortest=shortest, after=entry)
@@ -205,7 +254,7 @@ class _Starts:
         after: Entry | None,
     ) -> None:
         """The lane's next candidate, behind `after`."""
-        if not self._room.fits(lane.key.demand) or self._barred(lane):
+        if not self._room.fits(lane.key.demand) or self._barred(lane.key):
             return
         for entry in _candidates(lane, after, self._window(lane), shortest=shortest):
             if entry[1] not in self._gone:

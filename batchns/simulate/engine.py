@@ -23,7 +23,7 @@ from batchns.core.perform import perform
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
 from batchns.errors import UserError
-from batchns.model.config import Config
+from batchns.model.config import Config, Preemption
 from batchns.model.lifecycle import Event
 from batchns.simulate.build import job_maker, make_schedule, next_wake
 from batchns.simulate.workload import Workload
@@ -68,14 +68,16 @@ def simulate(
 ) -> Outcome:
     """Run all jobs to their end under the policy of `config`. `progress` is told how many are over, now and then.
 
-    The policy is asked again at the same moment until it has nothing to say. After an answer of launches alone it has
-    nothing to say by its own rules (what starts, starts in one answer), and is not asked unless `thorough`.
+    The policy is asked again at the same moment until it has nothing to say. After an answer of launches alone one that
+    preempts nobody has nothing to say by its own rules (what starts, starts in one answer), and is not asked unless
+    `thorough`.
 
     Raises:
         UserError: jobs are left that can never start under this policy; with the reason of the first.
     """
     world = _World(workload, config, with_segments=with_segments)
-    world.run(decide, progress, thorough=thorough)
+    preempts = config.schedule.preempt is not Preemption.OFF or config.schedule.time_slice is not None
+    world.run(decide, progress, thorough=thorough or preempts)
     return world.outcome()
 
 

@@ -118,7 +118,7 @@ def test_without_matplotlib_the_message_says_what_to_type(trace, tmp_path):
 
 
 def test_a_history_is_replayed(tmp_path):
-    record = {"job_id": "1", "submitted": 1000, "started": 1000, "running": 60, "cpus": 1, "memory": 4096}
+    record = {"job_id": "1", "submitted": 1000, "started": 1000, "running_seconds": 60, "cpus": 1, "memory": 4096}
     file = tmp_path / "history.jsonl"
     file.write_text("".join(json.dumps({**record, "job_id": str(number)}) + "\n" for number in range(3)))
     figures = json.loads(run(file, "--cpus", 1, "--json").stdout)
@@ -131,7 +131,7 @@ def test_the_machines_own_history_lies_in_its_state_folder(tmp_path):
     none = run("history", "--config", config)
     assert none.returncode == 2
     assert f"{tmp_path}/history.jsonl: there is no history yet - " in none.stderr
-    record = {"job_id": "1", "submitted": 0, "started": 0, "running": 60, "cpus": 2, "memory": 4096}
+    record = {"job_id": "1", "submitted": 0, "started": 0, "running_seconds": 60, "cpus": 2, "memory": 4096}
     (tmp_path / "history.jsonl").write_text((json.dumps(record) + "\n") * 2)
     done = run("history", "--config", config, "--json")
     assert json.loads(done.stdout)["wait_mean_seconds"] == 30

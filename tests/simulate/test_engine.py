@@ -16,7 +16,7 @@ from batchns.core.placement import Placement
 from batchns.core.reasons import Reason, Why
 from batchns.core.schedule import Schedule
 from batchns.errors import UserError
-from batchns.model.config import Config
+from batchns.model.config import Config, Preemption, ScheduleSettings
 from batchns.simulate import engine
 from batchns.simulate.engine import Outcome, simulate
 from batchns.simulate.swf import read_swf
@@ -40,8 +40,11 @@ def workload(*jobs: tuple[float, float, int], limits: Sequence[float | None] = (
     )
 
 
+PLAIN = Config(schedule=ScheduleSettings(preempt=Preemption.OFF))
+
+
 def run(work: Workload, decide: Decide = core_decide, **more: object) -> Outcome:
-    return simulate(work, Config(), decide=decide, **more)
+    return simulate(work, PLAIN, decide=decide, **more)
 
 
 def test_a_job_starts_when_it_comes_and_ends_when_it_has_run():
@@ -236,11 +239,11 @@ def test_a_textbook_policy_on_this_clock_starts_every_job_when_the_textbook_does
 
 
 def textbook(policy: str) -> Decide:
-    """FCFS and EASY as a `decide`; running jobs are known by their deadlines."""
+    """FCFS and EASY as a `decide`; running jobs are known by their launch and their time limit."""
 
     def decide(schedule: Schedule, now: float) -> list[Action]:
         room, answer = schedule.room(), []
-        running = [(schedule[job_id].deadline(), schedule[job_id].demand.whole) for job_id in schedule.active]
+        running = [(schedule[job_id].due(), schedule[job_id].demand.whole) for job_id in schedule.active]
         free = len(schedule.capacity.cpus) - sum(count for _, count in running)
         waiting = sorted((schedule[job_id] for job_id in schedule.pending), key=lambda job: job.order)
 

@@ -95,12 +95,12 @@ def test_memory_is_taken_from_a_frozen_job_and_given_back_before_it_runs(tmp_pat
 
 def test_nothing_spins_where_a_frozen_job_is_due_and_cannot_go_on(tmp_path: Path) -> None:
     """The one that took its CPU says that it may not be frozen: on this clock a loop without a pause would hang."""
-    config = evolve(URGENT, schedule=ScheduleSettings(max_frozen=2.0))
-    scripts = {"long": Behaviour(seconds=20), "hot": Behaviour(seconds=9)}
+    config = evolve(URGENT, schedule=ScheduleSettings(max_frozen=20.0, assume=1.0))
+    scripts = {"long": Behaviour(seconds=20), "hot": Behaviour(seconds=30)}
     here = bench(tmp_path, scripts, cpus=1, config=config)
     off = Preempt(mode=PreemptMode.OFF)
     results = here.run([spec(tmp_path, "long"), spec(tmp_path, "hot", queue="urgent", begin_after=5.0, preempt=off)])
-    assert ledger(here, results, "7") == (0, 20, 9)
+    assert ledger(here, results, "7") == (0, 20, 30)
 
 
 def test_a_requeued_job_starts_anew_and_uses_up_no_retry(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml .ci/packages
 
 # The exit code 1 says that a job failed, as some are meant to: expect.py knows which.
 demo: setup ## run the sample jobs and see them end as they are meant to
-	@$(BIN)/batchns run --json jobs/ > .setup/demo.jsonl || [ $$? -eq 1 ]
+	@$(BIN)/batchns run --config jobs/batchns.toml --json jobs/ > .setup/demo.jsonl || [ $$? -eq 1 ]
 	@echo
 	@$(BIN)/python jobs/expect.py jobs .setup/demo.jsonl
 

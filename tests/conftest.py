@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +19,18 @@ def _alone(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
     else:
         yield
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk: in a tmpfs the cache would be the file itself, which no reclaim takes away."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
+    if kind.strip() != "tmpfs":
+        yield tmp_path
+        return
+    if not Path("/dev/ubda").exists():
+        pytest.skip("there is no disk to write to")
+    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "/dev/ubda", "512M"], check=True)
+    subprocess.run(["mount", "/dev/ubda", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)

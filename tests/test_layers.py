@@ -53,7 +53,7 @@ LIGHT = {
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
     "batchns.kernel.cgroups.actions",
-    "batchns.kernel.cgroups.bpf",
+    "batchns.kernel.cgroups.device_program",
     "batchns.kernel.cgroups.devices",
     "batchns.kernel.network.link",
     "batchns.kernel.network.netlink",

@@ -21,6 +21,7 @@ PROMISES = (
     ("README.md", "What a job is held to"),
     ("docs/security.md", "Promises"),
     ("docs/architecture.md", "When something is killed"),
+    ("docs/scheduling.md", "Shown by"),
 )
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -24,6 +24,7 @@ from batchns.units import format_duration, format_size, printable
 PIPE_WIDTH = 80  # columns where there is no terminal to ask
 LONGEST_TABLE = 200  # rows; laying one out takes a millisecond
 NAME_WIDTH = 18  # a longer name is shortened where there is no room for it
+_LEAST_NAME = 8  # in the table of results, which has more columns
 REASON_WIDTH = 14  # a reason column narrower than this says nothing: it is left out
 
 STYLES: Mapping[State, str] = {
@@ -111,8 +112,8 @@ def result_table(results: Sequence[JobResult], width: int) -> Table:
     rows = [_cells(result, frozen=frozen) for result in results]
     widths = [max([len(title), *(cell_len(row[i]) for row in rows)]) for i, title in enumerate(titles)]
     room = width - sum(widths) - 2 * len(widths)
-    if room < -2:  # the last column needs no gap after it; names give way down to NAME_WIDTH
-        widths[1] = max(min(widths[1], NAME_WIDTH), widths[1] + room + 2)
+    if room < -2:  # the last column needs no gap after it; names give way down to _LEAST_NAME
+        widths[1] = max(min(widths[1], _LEAST_NAME), widths[1] + room + 2)
         rows = [(row[0], fit(row[1], widths[1]), *row[2:]) for row in rows]
         room = 0
     reasons = [_reason(result) for result in results]
@@ -150,9 +151,16 @@ def unenforced(results: Iterable[JobResult]) -> list[str]:
     for (name, why), ids in sorted(jobs.items()):
         names.setdefault((why, tuple(ids)), []).append(printable(name))
     return [
-        f"{', '.join(found)} {'is' if len(found) == 1 else 'are'} not in force: {printable(why)} ({_listed(ids)})"
+        _unenforced(found, printable(why), ids)
         for (why, ids), found in names.items()
     ]
+
+
+def _unenforced(names: Sequence[str], why: str, ids: Sequence[str]) -> str:
+    """What is not in force, and on a line of its own what to type."""
+    reason, _, hint = why.partition(" - ")
+    told = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not in force: {reason} ({_listed(ids)})"
+    return f"{told}\n  {hint}" if hint else told
 
 
 def _listed(ids: Sequence[str]) -> str:
@@ -189,7 +197,10 @@ def print_results(console: Console, results: Sequence[JobResult], elapsed: float
         console.print()
     notes = unenforced(results)
     for note in notes:
-        console.print(Text(note, "yellow"))
+        reason, _, hint = note.partition("\n")
+        console.print(Text(reason, "yellow"))
+        if hint:  # a command is for copying: it is never broken over two lines
+            console.print(Text(hint, "yellow"), soft_wrap=True)
     if notes:
         console.print()
     console.print(Text(summary(results, elapsed), "bold"))

@@ -103,15 +103,6 @@ _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
-# include/uapi/linux/bpf.h
-BPF_PROG_LOAD = 5
-BPF_PROG_ATTACH = 8
-BPF_PROG_QUERY = 16
-BPF_PROG_TYPE_CGROUP_DEVICE = 15
-BPF_CGROUP_DEVICE = 6
-BPF_F_ALLOW_MULTI = 2
-
-_NR_BPF = 321 if os.uname().machine == "x86_64" else 280
 _NR_KEYCTL = 250 if os.uname().machine == "x86_64" else 219
 
 
@@ -296,38 +287,3 @@ def close_range(first: int, last: int, flags: int = 0) -> None:
 def join_new_session_keyring() -> None:
     """Leave the session keyring for a new, empty one. keyctl(2)."""
     _syscall("keyctl", "", _NR_KEYCTL, ctypes.c_int(KEYCTL_JOIN_SESSION_KEYRING), None)
-
-
-def load_device_program(code: bytes) -> int:
-    """A descriptor of the device program with these instructions. bpf(2), BPF_PROG_LOAD.
-
-    It lives as long as something holds it: the descriptor, or a cgroup that it is attached to.
-    """
-    # union bpf_attr: prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, name.
-    # The licence matters to programs that call helpers of the kernel only.
-    instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"Apache-2.0")
-    addresses = (ctypes.addressof(instructions), ctypes.addressof(licence))
-    kind = BPF_PROG_TYPE_CGROUP_DEVICE
-    attr = struct.pack("=IIQQIIQII16s", kind, len(code) // 8, *addresses, 0, 0, 0, 0, 0, b"batchns_devices")
-    return _bpf("BPF_PROG_LOAD", BPF_PROG_LOAD, ctypes.create_string_buffer(attr, len(attr)))
-
-
-def attach_device_program(cgroup: int, program: int) -> None:
-    """Put `program` beside those that the cgroup v2 has, and below those above it. bpf(2), BPF_PROG_ATTACH."""
-    attr = struct.pack("=IIII", cgroup, program, BPF_CGROUP_DEVICE, BPF_F_ALLOW_MULTI)
-    _bpf("BPF_PROG_ATTACH", BPF_PROG_ATTACH, ctypes.create_string_buffer(attr, len(attr)))
-
-
-def count_device_programs(cgroup: int) -> int:
-    """How many are attached to this very cgroup v2. bpf(2), BPF_PROG_QUERY."""
-    ids = (ctypes.c_uint32 * 64)()
-    # target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt
-    attr = struct.pack("=IIIIQII", cgroup, BPF_CGROUP_DEVICE, 0, 0, ctypes.addressof(ids), len(ids), 0)
-    buffer = ctypes.create_string_buffer(attr, len(attr))
-    _bpf("BPF_PROG_QUERY", BPF_PROG_QUERY, buffer)
-    count: int = struct.unpack_from("=I", buffer, 24)[0]
-    return count
-
-
-def _bpf(call: str, command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
-    return _syscall(f"bpf({call})", "", _NR_BPF, ctypes.c_int(command), attr, ctypes.c_uint(len(attr)))

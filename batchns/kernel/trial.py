@@ -13,12 +13,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from attrs import frozen
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from batchns.kernel import syscalls, userns
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 ID_START = 1_000_000_000  # where trial id maps begin on the host
 ID_COUNT = 65536
@@ -180,6 +182,9 @@ def shaper() -> str:
 
 
 def _rtnetlink(request: Callable[[IPRoute], object]) -> str:
+    from pyroute2 import IPRoute  # 50 ms, which every batchns run would pay: it tries user namespaces
+    from pyroute2.netlink.exceptions import NetlinkError
+
     try:
         with IPRoute() as route:
             request(route)

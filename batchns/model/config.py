@@ -109,7 +109,7 @@ class ScheduleSettings:
     preempt: Preemption = Preemption.QUEUES
     assume: float = 86400.0  # expected seconds of a job without time limit and history
     learn: bool = True  # expectations also from what the user's earlier jobs took
-    max_frozen: float = 86400.0  # seconds one job may be frozen for other jobs, in all
+    max_frozen: float = 172800.0  # seconds one job may be frozen for others, in all; more than `assume`
     max_freezes: int = 20  # how often one job may be frozen for other jobs
     min_run: float = 0.0  # seconds a job runs before it may be preempted
     frozen_memory: int | None = None  # bytes that frozen jobs may hold together; None: half of the node's

@@ -12,6 +12,19 @@ state is left only by another attempt (requeue). Drawn from `batchns/model/lifec
 ```mermaid
 {diagram}
 ```
+
+## What SUSPENDED lends
+
+| frozen | others may use meanwhile | it goes on |
+|---|---|---|
+| for a job that goes first | its CPUs and its bandwidth | in its turn, on whichever CPUs are free then |
+| because its queue yields to what else the machine does | its CPUs and its bandwidth | the same, once that is over |
+| by a pause (Ctrl-Z) | nothing | where it was, together with all others |
+
+Memory stays with the job, but for what the kernel can take from it when somebody needs it; so do named resources,
+devices, its address and its processes. SUSPENDING lends nothing: what a freeze frees is free when the kernel has
+confirmed it. One that is not confirmed is undone, and the job is RUNNING. In SUSPENDED the time limit stands still;
+a `deadline` does not. More: [scheduling.md](scheduling.md#preemption).
 """
 
 

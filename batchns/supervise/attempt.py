@@ -114,7 +114,7 @@ class Preparer:
         attempt.limits = limits_of(job, attempt.placement, attempt.devices.rules)
         attempt.cgroup = self.driver.plan(attempt.name, attempt.limits)
         unavailable = (*attempt.cgroup.unavailable, *self.networks.unavailable(job))
-        refusal = missing(unavailable) if job.bounds.strict else ""
+        refusal = missing(unavailable, root=self.root) if job.bounds.strict else ""
         if refusal:
             raise UserError(refusal, "leave the limit or strict away, or see batchns doctor")
         attempt.slot = self.runs.acquire_slot()

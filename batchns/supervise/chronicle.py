@@ -29,7 +29,7 @@ LAST_SECONDS = 5.0  # at the end of a run, for what is not written yet
 class Keeper(Protocol):
     """`supervise.history.History`, whose documentation holds here."""
 
-    def append(self, record: Record) -> None: ...
+    def append(self, *records: Record) -> None: ...
 
     def recent(self, limit: int) -> list[Record]: ...
 
@@ -88,15 +88,19 @@ class Chronicle:
 
     async def write(self) -> None:
         """Write what is posted, until `close`."""
-        broken = False
-        while (record := await self._waiting.get()) is not None:
-            if broken or self.keeper is None:
-                continue
-            try:
-                await self.blocking(partial(self.keeper.append, record))
-            except HostError as error:
-                broken = True
-                self.tell(f"the history is not kept: {error}")
+        keeper, open_ = self.keeper, True
+        while open_:
+            records = [await self._waiting.get()]
+            while self._waiting:  # what has come meanwhile goes with it: many short jobs cost few writes
+                records.append(self._waiting.get_nowait())
+            open_ = None not in records
+            ended = [record for record in records if record is not None]
+            if keeper is not None and ended:
+                try:
+                    await self.blocking(partial(keeper.append, *ended))
+                except HostError as error:
+                    keeper = None
+                    self.tell(f"the history is not kept: {error}")
         self._written.set()
 
     async def close(self) -> None:

@@ -114,6 +114,7 @@ async def open_supervisor(
             units=units,
             attached=attached,
             root=root,
+            tell=tell,
             keeper=History(Path(config.paths.state) / HISTORY_FILE),
             sampler=sampler_of(config, {spec.queue for spec in specs}, capacity.cpus, driver),
         )

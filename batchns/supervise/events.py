@@ -129,17 +129,7 @@ class Pause:
     on: bool
 
 
-Event = (
-    HasStarted
-    | LaunchFailed
-    | LaunchHangs
-    | HasEnded
-    | Lost
-    | Unkillable
-    | FreezeAnswer
-    | ThawAnswer
-    | SqueezeAnswer
-    | Neighbours
-    | Interrupt
-    | Pause
+Answer = (
+    HasStarted | LaunchFailed | LaunchHangs | HasEnded | Lost | Unkillable | FreezeAnswer | ThawAnswer | SqueezeAnswer
 )
+Event = Answer | Neighbours | Interrupt | Pause

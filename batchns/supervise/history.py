@@ -64,13 +64,13 @@ class History:
         self._older = path.with_name(f"{path.name}.1")
         self._bound = bound
 
-    def append(self, record: Record) -> None:
-        """Add a record.
+    def append(self, *records: Record) -> None:
+        """Add records, all or none of them.
 
         Raises:
             HostError: the file cannot be written, or others have locked it for seconds. Nothing was added.
         """
-        line = _line(record)
+        line = b"".join(map(_line, records))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             while not self._append(line):

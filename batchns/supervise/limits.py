@@ -92,9 +92,12 @@ def overlay_readings(job: Job, pid: int) -> dict[str, LimitReading]:
     return {"overlay": LimitReading(found.f_blocks * found.f_frsize, "overlay")}
 
 
-def missing(unavailable: Iterable[tuple[str, str]]) -> str:
-    """Why a strict job is refused: ("memory", "no controller") becomes "strict: memory: no controller"; "" for none."""
-    reasons = [f"{limit}: {why}" for limit, why in unavailable]
+def missing(unavailable: Iterable[tuple[str, str]], *, root: bool = True) -> str:
+    """Why a strict job is refused: ("memory", "no controller") becomes "strict: memory: no controller"; "" for none.
+
+    `root` False: device rules, which no job asks for and no user can have, are named in the result and refuse nothing.
+    """
+    reasons = [f"{limit}: {why}" for limit, why in unavailable if root or limit != "devices"]
     return f"strict: {'; '.join(reasons)}" if reasons else ""
 
 

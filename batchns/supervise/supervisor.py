@@ -10,49 +10,46 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, field
 
 from batchns.core.actions import Action, Cancel, Freeze, Join, Kill, Launch, Reclaim, Requeue, Stop, Thaw, Warn
 from batchns.core.admit import admit, expand
 from batchns.core.decide import decide
 from batchns.core.estimates import Estimates
-from batchns.core.explain import explain
-from batchns.core.job import Cause, FreezeCause, Job
+from batchns.core.job import Cause
 from batchns.core.node import NodeCapacity
 from batchns.core.placement import Placement
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
-from batchns.errors import BatchnsError
 from batchns.kernel.cgroups.interface import Driver
-from batchns.launch.client import Ended, Started
 from batchns.model import lifecycle
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.model.lifecycle import State
-from batchns.model.result import JobResult, LimitReading, Usage
+from batchns.model.result import JobResult
 from batchns.model.submitter import ROOT, Submitter
-from batchns.supervise import events, launches
+from batchns.supervise import events
 from batchns.supervise.account import Account
 from batchns.supervise.admission import check_holds, check_queues
+from batchns.supervise.answers import Answers
 from batchns.supervise.attempt import Attempt, Preparer
+from batchns.supervise.books import Books
 from batchns.supervise.chronicle import Chronicle, Keeper
 from batchns.supervise.devices import Units
 from batchns.supervise.effects import FREEZE_TIMEOUT, Effects
 from batchns.supervise.events import Mailbox
 from batchns.supervise.launches import Launches
-from batchns.supervise.limits import missing, on_cpus
+from batchns.supervise.limits import on_cpus
 from batchns.supervise.networks import Networks
-from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
 from batchns.supervise.watch import Sampler, Watch, rule_of
-from batchns.units import format_duration
 
+LOOK_AGAIN = 1.0  # seconds, where something is due that cannot be had at the moment
 AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
 
 
@@ -77,27 +74,26 @@ class Supervisor:
     units: Mapping[str, Units] = field(factory=dict)  # see `devices.read_units`
     attached: tuple[int, int, int] | None = None
     root: bool = True  # batchns has root's rights
+    tell: Callable[[str], None] = print  # a line for the user
     keeper: Keeper | None = None  # where what jobs took is kept
     sampler: Sampler | None = None  # what measures the neighbours, where jobs yield to them
     clock: Callable[[], float] = trio.current_time
     wall: Callable[[], float] = time.time
     blocking: Blocking = field(factory=threads)
-    _schedule: Schedule = field(init=False)
+    _books: Books = field(init=False)
+    _answers: Answers = field(init=False)
     _preparer: Preparer = field(init=False)
     _effects: Effects = field(init=False)
     _launches: Launches = field(init=False)
     _chronicle: Chronicle = field(init=False)
     _inbox: Mailbox[events.Event] = field(init=False, factory=Mailbox)
-    _accounts: dict[str, Account] = field(init=False, factory=dict)
-    _attempts: dict[str, Attempt] = field(init=False, factory=dict)  # of active jobs, by job id
     _serial: int = field(init=False, default=0)
-    _freed: deque[str] = field(init=False, factory=deque)  # jobs whose reason to wait has changed
     _calm_waiters: list[trio.Event] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._schedule = Schedule(self.capacity, self.config)
+        self._books = Books(Schedule(self.capacity, self.config), self.observer, self.clock)
         self._chronicle = Chronicle(
-            keeper=self.keeper, blocking=self.blocking, submitter=self.submitter, wall=self.wall
+            keeper=self.keeper, blocking=self.blocking, submitter=self.submitter, wall=self.wall, tell=self.tell
         )
         self._preparer = Preparer(
             config=self.config,
@@ -125,7 +121,15 @@ class Supervisor:
             preparer=self._preparer,
             effects=self._effects,
             post=self._inbox.post,
-            job=self._schedule.__getitem__,
+            job=self._books.schedule.__getitem__,
+        )
+        self._answers = Answers(
+            books=self._books,
+            preparer=self._preparer,
+            effects=self._effects,
+            chronicle=self._chronicle,
+            driver=self.driver,
+            root=self.root,
         )
 
     def _own_folders(self) -> tuple[str, ...]:
@@ -144,8 +148,8 @@ class Supervisor:
         check_holds(specs)
         admitted = admit(specs, self.capacity, self.config)
         first_id = self.runs.job_ids(len(specs))
-        known = await self._chronicle.estimates() if len(specs) > 1 else Estimates()
-        self._schedule.submit(
+        known = await self._chronicle.estimates() if self.attached is None else Estimates()
+        self._books.schedule.submit(
             expand(
                 admitted,
                 first_id,
@@ -158,9 +162,9 @@ class Supervisor:
         )
         if self.attached is None:
             await self._preparer.outputs.anchor(specs)
-        for job in self._schedule:
-            self._accounts[job.id] = Account()
-            self._tell(job.id)
+        for job in self._books.schedule:
+            self._books.accounts[job.id] = Account()
+            self._books.tell(job.id)
         try:
             async with trio.open_nursery() as nursery:
                 self._effects.nursery = nursery
@@ -173,7 +177,7 @@ class Supervisor:
                 nursery.cancel_scope.cancel()
         finally:
             await self._abandon()
-        return [account.result for account in self._accounts.values() if account.result is not None]
+        return [account.result for account in self._books.accounts.values() if account.result is not None]
 
     def stop(self, detail: str = "interrupted") -> None:
         """Ask every job to end (SIGTERM, after its grace SIGKILL); cancel what waits. From any trio task."""
@@ -193,7 +197,7 @@ class Supervisor:
         self._calm_waiters.append(calm)
         with trio.move_on_after(2 * FREEZE_TIMEOUT):
             await calm.wait()
-        return all(self._schedule[job_id].state is State.SUSPENDED for job_id in self._schedule.active)
+        return all(self._books.schedule[job_id].state is State.SUSPENDED for job_id in self._books.schedule.active)
 
     def thaw_all(self) -> None:
         """Let every frozen job run on, and start others again."""
@@ -213,240 +217,116 @@ class Supervisor:
 
     async def _loop(self) -> None:
         while True:
-            while actions := decide(self._schedule, self.clock()):
+            decided = self.clock()
+            while actions := decide(self._books.schedule, decided):
                 for action in actions:
                     self._perform(action)
-            while self._freed:
-                job_id = self._freed.popleft()
-                if self._schedule[job_id].state is State.PENDING:
-                    self._tell(job_id)
-            if self._schedule.finished:
+                decided = self.clock()
+            while self._books.freed:
+                job_id = self._books.freed.popleft()
+                if self._books.schedule[job_id].state is State.PENDING:
+                    self._books.tell(job_id)
+            if self._books.schedule.finished:
                 break
             self._wake_calm_waiters()
-            deadline = self._schedule.next_deadline()
-            wait = math.inf if deadline is None else max(0.0, deadline - self.clock())
-            with trio.move_on_after(wait):
+            with trio.move_on_after(self._patience(decided)):
                 self._handle(await self._inbox.get())
                 while self._inbox:
                     self._handle(self._inbox.get_nowait())
         for waiter in self._calm_waiters:
             waiter.set()
 
+    def _patience(self, decided: float) -> float:
+        """Seconds until there is something to decide though nothing happens. `decided`: when that was done last."""
+        deadline = self._books.schedule.next_deadline()
+        if deadline is None:
+            return math.inf
+        if deadline <= decided:  # its moment has come, and nothing can be done about it yet
+            return LOOK_AGAIN
+        return max(0.0, deadline - self.clock())
+
     def _handle(self, event: events.Event) -> None:
         match event:
             case events.Interrupt(detail, kill):
-                self._drain(detail, kill=kill)
+                self._books.drain(detail, kill=kill)
             case events.Pause(on):
-                self._schedule.pause() if on else self._schedule.resume()
+                self._books.schedule.pause() if on else self._books.schedule.resume()
             case events.Neighbours(busy):
-                self._schedule.yield_to_others(on=busy)
-            case _ if self._attempts.get(event.attempt.job_id) is not event.attempt:
-                pass  # an answer that came after the attempt had been given up, or had ended
-            case events.HasStarted(attempt, started):
-                self._on_started(attempt, started)
-            case events.HasEnded(attempt, ended):
-                self._on_ended(attempt, ended)
-            case events.LaunchFailed(attempt, error):
-                self._preparer.give_back(attempt)
-                why = self._accounts[attempt.job_id].asked_to_end
-                self._finish(attempt, of_failed_launch(self._schedule[attempt.job_id], error, why))
-            case events.LaunchHangs(attempt):
-                self._on_launch_hangs(attempt)
-            case events.Lost(attempt, error):
-                self._on_lost(attempt, error)
-            case events.Unkillable(attempt, empty):
-                self._on_unkillable(attempt, empty)
-            case events.FreezeAnswer(attempt, confirmed):
-                self._on_freeze_answer(attempt, confirmed)
-            case events.ThawAnswer(attempt, confirmed, moved):
-                self._on_thaw_answer(attempt, confirmed, moved)
-            case events.SqueezeAnswer(attempt, held):
-                self._schedule.reclaimed(attempt.job_id, held, self.clock())
+                self._books.schedule.yield_to_others(on=busy)
+            case _:
+                self._answers.heed(event)
 
     def _perform(self, action: Action) -> None:
         now = self.clock()
         match action:
             case Launch(job_id, placement):
-                self._schedule.launch(job_id, placement, now)
+                self._books.schedule.launch(job_id, placement, now)
                 attempt = Attempt(job_id, self.runs.attempt_name(self._serial), placement)
-                if self._serial + AHEAD < len(self._schedule):
+                if self._serial + AHEAD < len(self._books.schedule):
                     attempt.ahead = self.runs.attempt_name(self._serial + AHEAD)
                 self._serial += 1
-                self._attempts[job_id] = attempt
-                self._accounts[job_id] = Account()
+                self._books.attempts[job_id] = attempt
+                self._books.accounts[job_id] = Account()
                 self._launches.ask(attempt)
             case Stop(job_id, cause, by):
                 self._stop(job_id, cause, now, by)
             case Kill(job_id):
-                self._schedule.killed(job_id)
-                self._effects.kill(self._attempts[job_id])
+                self._books.schedule.killed(job_id)
+                self._effects.kill(self._books.attempts[job_id])
             case Requeue(job_id):
-                self._schedule.requeue(job_id, now)
+                self._books.schedule.requeue(job_id, now)
             case Cancel(job_id, reason):
-                self._accounts[job_id].reason = render(reason)
-                self._freed += self._schedule.finish(job_id, lifecycle.Event.CANCEL, now)
-                self._accounts[job_id].conclude(self._schedule[job_id])
+                self._books.accounts[job_id].reason = render(reason)
+                self._books.freed += self._books.schedule.finish(job_id, lifecycle.Event.CANCEL, now)
+                self._books.accounts[job_id].conclude(self._books.schedule[job_id])
             case Freeze(job_id, cause, by, thaw_by):
-                self._schedule.freezing(job_id, now, cause, by=by, thaw_by=thaw_by)
-                self._effects.freeze(self._attempts[job_id])
+                self._books.schedule.freezing(job_id, now, cause, by=by, thaw_by=thaw_by)
+                self._effects.freeze(self._books.attempts[job_id])
             case Thaw(job_id, placement):
                 self._thaw(job_id, placement, now)
                 return  # nothing that an onlooker sees has changed yet
             case Reclaim(job_id):
-                self._schedule.reclaiming(job_id)
-                self._effects.squeeze(self._attempts[job_id])
+                self._books.schedule.reclaiming(job_id)
+                self._effects.squeeze(self._books.attempts[job_id])
                 return
             case Join(job_id):
-                self._schedule.join(job_id)
+                self._books.schedule.join(job_id)
             case Warn(job_id):
-                warn = self._schedule.warn(job_id).spec.warn
+                warn = self._books.schedule.warn(job_id).spec.warn
                 if warn is not None:
-                    self._effects.signal(self._attempts[job_id], warn.signal)
+                    self._effects.signal(self._books.attempts[job_id], warn.signal)
                 return
-        self._tell(action.job)
-
-    # What the events do.
-
-    def _on_started(self, attempt: Attempt, started: Started) -> None:
-        job_id = attempt.job_id
-        attempt.started = started
-        self._freed += self._schedule.started(job_id, self.clock())
-        job = self._schedule[job_id]
-        account = self._accounts[job_id]
-        account.limits = self._preparer.readings(attempt, job, started)
-        refusal = missing((name, found.why) for name, found in account.limits.items() if found.value is None)
-        if job.stopping is not None:  # it was asked to end before it could be told
-            if job.stopping.kill_at is None:
-                self._effects.kill(attempt)
-            else:
-                self._effects.ask(attempt, thaw=False)
-        elif job.bounds.strict and refusal:
-            self._refuse(attempt, refusal)
-        self._tell(job_id)
-
-    def _on_launch_hangs(self, attempt: Attempt) -> None:
-        """Killed; what the launcher says to that is the end of it. One that was asked to end meanwhile will be, too."""
-        if self._schedule[attempt.job_id].state is not State.STARTING:
-            return
-        limit = format_duration(launches.TIMEOUT)
-        self._refuse(
-            attempt,
-            f"the launch did not finish within {limit} - see that the file systems of its cwd and binds answer",
-        )
-        self._tell(attempt.job_id)
-
-    def _refuse(self, attempt: Attempt, why: str) -> None:
-        self._accounts[attempt.job_id].asked_to_end = why
-        self._schedule.stop(attempt.job_id, Cause.REFUSED, self.clock())
-        self._schedule.killed(attempt.job_id)
-        self._effects.kill(attempt)
-
-    def _on_ended(self, attempt: Attempt, ended: Ended) -> None:
-        job = self._schedule[attempt.job_id]
-        usage = self.driver.usage(ended.cgroup_texts)
-        if ended.network is not None:
-            sent, received = ended.network
-            usage = evolve(usage, net_sent_bytes=sent, net_received_bytes=received)
-        outcome = of_end(job, ended, usage, self._accounts[job.id].asked_to_end)
-        told = [outcome.reason] if outcome.reason else []
-        if ended.unread:
-            told.append(f"usage is not complete: {ended.unread}")
-        if ended.left:  # what could not be removed may still use the slot's address and ids: it stays taken
-            told.append(f"left behind: {', '.join(ended.left)}")
-        else:
-            self._preparer.give_back(attempt)
-        outcome = evolve(outcome, reason="; ".join(told))
-        self._finish(attempt, outcome, usage)
+        self._books.tell(action.job)
 
     def _stop(self, job_id: str, cause: Cause, now: float, by: str) -> None:
-        before = self._schedule[job_id]
-        account = self._accounts[job_id]
-        if cause is Cause.CANCELLED and self._schedule.draining is not None:
-            account.asked_to_end = self._schedule.draining.detail
+        before = self._books.schedule[job_id]
+        account = self._books.accounts[job_id]
+        if cause is Cause.CANCELLED and self._books.schedule.draining is not None:
+            account.asked_to_end = self._books.schedule.draining.detail
         elif by:
             account.asked_to_end = f"made room for job {by}"
-        self._schedule.stop(job_id, cause, now, by=by)
-        attempt = self._attempts[job_id]
+        self._books.schedule.stop(job_id, cause, now, by=by)
+        attempt = self._books.attempts[job_id]
         if attempt.started is not None:
             self._effects.ask(attempt, thaw=before.state is State.SUSPENDED, memory=before.bounds.memory)
 
     def _thaw(self, job_id: str, placement: Placement | None, now: float) -> None:
         """Where it is; or, where it has lent its CPUs, on those that it gets now."""
-        job = self._schedule.thawing(job_id, placement, now)
-        attempt = self._attempts[job_id]
+        job = self._books.schedule.thawing(job_id, placement, now)
+        attempt = self._books.attempts[job_id]
         moved = placement is not None and job.placement is not None and job.placement.cpus != attempt.placement.cpus
         if moved and job.placement is not None:
             attempt.placement = job.placement
             attempt.limits = on_cpus(attempt.limits, job.placement)
         self._effects.thaw(attempt, moved=moved, memory=job.bounds.memory)
 
-    def _on_lost(self, attempt: Attempt, error: BatchnsError) -> None:
-        self._effects.clear(attempt)
-        reason = f"{error}; how the job ended is not known"
-        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
-        self._drain(str(error), kill=True)
-
-    def _on_unkillable(self, attempt: Attempt, empty: bool) -> None:
-        """Given up. The address and ids of one that may still have processes, or get them, stay taken."""
-        attempt.scope.cancel()
-        if not empty:
-            reason = f"processes in its cgroup {attempt.name} do not die: they wait in the kernel, see ps and dmesg"
-        elif attempt.started is None:
-            reason = "it was to end while it was being launched, and the launcher does not answer"
-        else:
-            reason = "it was killed, but the launcher does not say how it ended"
-            self._effects.clear(attempt)
-        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
-
-    def _on_freeze_answer(self, attempt: Attempt, confirmed: bool) -> None:
-        if self._schedule[attempt.job_id].state is State.SUSPENDING:
-            self._schedule.frozen(attempt.job_id, self.clock(), confirmed=confirmed)
-            self._tell(attempt.job_id)
-        elif confirmed:  # it was asked to end meanwhile, and must run to do so
-            self._effects.thaw(attempt)
-
-    def _on_thaw_answer(self, attempt: Attempt, confirmed: bool, moved: LimitReading | None) -> None:
-        account = self._accounts[attempt.job_id]
-        if moved is not None:
-            account.limits = {**account.limits, "cpuset_cpus": moved}
-        if self._schedule[attempt.job_id].state is not State.SUSPENDED:
-            return
-        if confirmed:
-            self._schedule.thawed(attempt.job_id, self.clock())
-            self._tell(attempt.job_id)
-        else:
-            self._schedule.thaw_failed(attempt.job_id)
-
-    def _drain(self, detail: str, *, kill: bool) -> None:
-        for job in self._schedule.drain(detail, kill=kill):
-            self._accounts[job.id].conclude(job)
-            self._tell(job.id)
-
-    def _finish(self, attempt: Attempt, outcome: Outcome, usage: Usage | None = None) -> None:
-        job_id = attempt.job_id
-        del self._attempts[job_id]
-        attempt.over.set()
-        account = self._accounts[job_id]
-        account.end(outcome, usage or Usage(), attempt.files)
-        self._freed += self._schedule.finish(job_id, outcome.event, self.clock(), retry=outcome.retry)
-        job = self._schedule[job_id]
-        if job_id not in self._schedule.to_retry:
-            account.conclude(job)
-        self._chronicle.ended(job, account)
-        self._tell(job_id)
-
-    def _tell(self, job_id: str) -> None:
-        job = self._schedule[job_id]
-        waits = _why(self._schedule, job)
-        self.observer.job_changed(self._accounts[job_id].view(job, self.clock(), waits))
-
     def _wake_calm_waiters(self) -> None:
         """Tell `freeze_all` when every job has come to a state in which it stays."""
         if not self._calm_waiters:
             return
-        passing = (State.STARTING, State.SUSPENDING)
-        moving = self._schedule.to_freeze or any(self._schedule[job].state in passing for job in self._schedule.active)
-        if not (self._schedule.paused and moving):
+        schedule, passing = self._books.schedule, (State.STARTING, State.SUSPENDING)
+        moving = schedule.to_freeze or any(schedule[job_id].state in passing for job_id in schedule.active)
+        if not (self._books.schedule.paused and moving):
             for waiter in self._calm_waiters:
                 waiter.set()
             self._calm_waiters.clear()
@@ -456,21 +336,6 @@ class Supervisor:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 self._effects.nursery = nursery
-                for attempt in self._attempts.values():
+                for attempt in self._books.attempts.values():
                     self._effects.clear(attempt)
-        self._attempts.clear()
-
-
-def _why(schedule: Schedule, job: Job) -> str:
-    """Why the job does not run, for an onlooker; "" where it does, or is over."""
-    if job.state is State.PENDING:
-        return render(explain(schedule, job.id))
-    if job.state in (State.SUSPENDING, State.SUSPENDED) and job.frozen is not None:
-        match job.frozen.cause:
-            case FreezeCause.PREEMPTED:
-                return f"makes room for {job.frozen.by}"
-            case FreezeCause.NEIGHBOUR:
-                return "the machine is busy with other things"
-            case _:
-                return ""
-    return ""
+        self._books.attempts.clear()

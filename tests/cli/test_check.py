@@ -211,3 +211,38 @@ def test_starting_it_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "batchns.model.codec" in loaded
     assert not {"trio", "pyroute2", "rich", "hypothesis", "tomlkit", "jsonschema", "cattrs", "asyncio"} & set(loaded)
+
+
+def test_a_plan_shows_who_would_start_when() -> None:
+    """By the policy itself: reservations, backfill, dependencies and times; nothing is started, nothing written."""
+    Path("batchns.toml").write_text(f'[node]\ncpus = "0"\nmemory = "64MiB"\n[paths]\nstate = "{Path.cwd()}/state"\n')
+    job = '[[job]]\nname = "{}"\nscript = "touch ran"\n{}\n'
+    Path("jobs.toml").write_text(
+        job.format("second", 'time_limit = "20m"')
+        + job.format("first", 'time_limit = "1h"\npriority = 60')
+        + job.format("after", 'dependency = ["afterok:second"]\nresources.cpus = 0.5')
+        + job.format("late", 'begin = "+3h"\ntime_limit = "10m"\nresources.cpus = 0.5')
+    )
+    result = run("--config", "batchns.toml", "--plan", "jobs.toml")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()[2:7]]
+    assert rows == [
+        ["JOB", "NAME", "QUEUE", "CPUS", "MEM", "LASTS", "STARTS", "ENDS"],
+        ["1", "second", "normal", "1", "64MiB", "20m", "in", "1h", "in", "1h20m"],
+        ["2", "first", "normal", "1", "64MiB", "1h", "at", "once", "in", "1h"],
+        ["3", "after", "normal", "0.5", "32MiB", "?", "in", "1h20m", "?"],
+        ["4", "late", "normal", "0.5", "32MiB", "10m", "in", "3h", "in", "3h10m"],
+    ]
+    assert "? has no time limit and no history: 1d is assumed for it." in result.stdout
+    assert not Path("ran").exists()
+    assert not Path("state").exists()
+
+
+def test_a_plan_refuses_what_can_never_run_here() -> None:
+    Path("jobs.toml").write_text('name = "big"\ncommand = ["true"]\nresources.cpus = 4096\n')
+    ended = subprocess.run(
+        [sys.executable, "-m", "batchns", "check", "--plan", "jobs.toml"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "big: cpus = 4096: this node has" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -46,6 +46,18 @@ class TestExpect:
         assert "WRONG" in done.stdout
 
 
+@pytest.mark.parametrize(("seconds", "code"), [(0.9, 0), (0.0, 1)])
+def test_notices_a_job_that_was_not_frozen_as_meant(tmp_path: Path, seconds: float, code: int) -> None:
+    (tmp_path / "batchns.toml").write_text("[queues.urgent]\n")  # settings are no job
+    (tmp_path / "a.toml").write_text('name = "long"\nenv = { EXPECT_FROZEN = "0.5" }\n')
+    results = tmp_path / "results.jsonl"
+    results.write_text(json.dumps({"name": "long", "state": "COMPLETED", "frozen_seconds": seconds}) + "\n")
+    command = [sys.executable, str(JOBS / "expect.py"), str(tmp_path), str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert ("frozen as meant: 0.9 s" if code == 0 else "WRONG: frozen for 0.0 s") in done.stdout
+
+
 def test_every_sample_is_described() -> None:
     described = (JOBS / "README.md").read_text()
     assert [path.name for path in JOBS.glob("*.toml") if f"`{path.name}`" not in described] == []

@@ -69,7 +69,7 @@ def test_an_urgent_job_takes_the_place_of_the_least_important_and_of_those_the_n
         bench.submit(small(queue="idle" if now in (1, 2) else "normal"), now=now)
         bench.settle(now)
     bench.submit(small(queue="urgent"), now=10)
-    assert decide(bench.schedule, 10) == [Freeze("3", FreezeCause.PREEMPTED, "5", 10 + 86400.0)]
+    assert decide(bench.schedule, 10) == [Freeze("3", FreezeCause.PREEMPTED, "5", 10 + 172800.0)]
     bench.settle(10)
     assert bench.states() == "RRSRR"
 

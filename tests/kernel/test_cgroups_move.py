@@ -5,28 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cgroup_jobs import Job, hybrid, name, needs_root, spin, within, without_v2
+from cgroup_jobs import Job, name, needs_root, spin, within
 
 from batchns.kernel.cgroups import cpusets
-from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
 from batchns.kernel.cgroups.none import NoCgroups
 
 FROM, TO = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 two_cpus = pytest.mark.skipif(FROM == TO, reason="there is only one CPU")
 on_kernel = [pytest.mark.kernel, needs_root]
-
-
-@pytest.fixture(params=["host", "v1"] if hybrid() else ["host"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
-    found = open_driver(proc="/proc" if request.param == "host" else without_v2(tmp_path))
-    found.prepare()
-    yield found
-    found.release()
 
 
 def spin_in_threads() -> None:

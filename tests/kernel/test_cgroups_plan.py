@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import bpf, devices, parse, render
+from batchns.kernel import bpf
+from batchns.kernel.cgroups import device_program, devices, parse, render
 from batchns.kernel.cgroups.interface import CgroupPlan, Device, DevicePlan, Limits, Write
 from batchns.model.result import LimitReading
 
@@ -79,7 +80,7 @@ def test_v2_has_a_program_where_v1_does_not_hold_devices(
     host.unified("unified" if hybrid else "")
     plan = host.driver().plan("j1", Limits(devices=DEVICES))
     assert plan.devices.directory == plan.into
-    assert bytes.fromhex(plan.devices.program) == bpf.encode(bpf.program(DEVICES))
+    assert bytes.fromhex(plan.devices.program) == bpf.assemble(device_program.program(DEVICES))
     assert plan.unavailable == ()
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 from attrs import frozen
-from cgroup_jobs import Job, hybrid, in_vm, name, needs_root, sleep, spin, within, without_v2
+from cgroup_jobs import Job, in_vm, name, needs_root, sleep, spin, within
 
 from batchns.kernel.cgroups import squeeze
-from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
 from batchns.kernel.cgroups.none import NoCgroups
 
@@ -27,29 +26,6 @@ LIMIT = 320 * MIB
 LIMITS = ("memory.max", "memory.high", "memory.swap.max", "memory.limit_in_bytes", "memory.swappiness")
 USAGE = ("memory.current", "memory.usage_in_bytes")
 TIMEOUT = 30.0 if in_vm() else 10.0
-
-
-@pytest.fixture(params=["host", "v1"] if hybrid() else ["host"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
-    found = open_driver(proc="/proc" if request.param == "host" else without_v2(tmp_path))
-    found.prepare()
-    yield found
-    found.release()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk: in a tmpfs the cache would be the file itself, which no reclaim takes away."""
-    kind = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
-    if kind.strip() != "tmpfs":
-        yield tmp_path
-        return
-    if not Path("/dev/ubda").exists():
-        pytest.skip("there is no disk to write to")
-    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", "/dev/ubda", "512M"], check=True)
-    subprocess.run(["mount", "/dev/ubda", tmp_path], check=True)
-    yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 @pytest.fixture

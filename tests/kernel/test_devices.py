@@ -14,7 +14,7 @@ import pytest
 from cgroup_jobs import Job, hybrid, name, needs_root, within
 
 from batchns.errors import StepError
-from batchns.kernel import syscalls
+from batchns.kernel import bpf
 from batchns.kernel.cgroups import devices
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Device, DevicePlan, Driver, Limits
@@ -228,8 +228,8 @@ def test_what_a_cgroup_above_denies_is_an_error_that_names_it():
 
 def test_a_program_is_loaded_once_for_each_set_of_rules(driver, monkeypatch):
     loaded = []
-    load = syscalls.load_device_program
-    monkeypatch.setattr(syscalls, "load_device_program", lambda code: loaded.append(code) or load(code))
+    load = bpf.load
+    monkeypatch.setattr(bpf, "load", lambda *args: loaded.append(args) or load(*args))
     programs = devices.Programs()
     for number in range(4):
         with Job(driver, name(f"again{number}"), Limits(devices=BASE if number % 2 else (*BASE, LOOP5))) as job:
@@ -242,10 +242,10 @@ def test_a_program_is_loaded_once_for_each_set_of_rules(driver, monkeypatch):
     [(errno.ENOSYS, "CONFIG_CGROUP_BPF"), (errno.EINVAL, "CONFIG_CGROUP_BPF"), (errno.EPERM, "root's to set")],
 )
 def test_a_kernel_without_programs_says_why(monkeypatch, number, words):
-    def refuse(code: bytes) -> int:
+    def refuse(*args: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(syscalls, "load_device_program", refuse)
+    monkeypatch.setattr(bpf, "load", refuse)
     assert words in devices.why_no_program()
 
 

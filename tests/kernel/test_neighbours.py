@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cgroup_jobs import Job, cpu_seconds, hybrid, name, needs_root, spin, without_v2
+from cgroup_jobs import Job, cpu_seconds, name, needs_root, spin
 
-from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.neighbours import Neighbours, Pressure, busy_ticks, some_avg10
 
@@ -83,14 +82,6 @@ def test_a_kernel_without_pressure_files_tells_none(tmp_path: Path) -> None:
     (tmp_path / "pressure").mkdir()
     (tmp_path / "pressure" / "io").write_text("some avg10=3.50 avg60=0.00 avg300=0.00 total=0\n")
     assert machine.neighbours().pressure() == Pressure(None, None, 3.5)
-
-
-@pytest.fixture(params=["host", "v1"] if hybrid() else ["host"])
-def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
-    found = open_driver(proc="/proc" if request.param == "host" else without_v2(tmp_path))
-    found.prepare()
-    yield found
-    found.release()
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 INJECT = """
 import os, sys
 sys.path.append({root!r})
-from batchns.kernel import syscalls, userns
+from batchns.kernel import bpf, syscalls, userns
 from batchns.kernel.network import link
 from batchns.kernel.cgroups import devices, files
 launcher, zygotes, enterers = os.getpid(), [], []
@@ -52,7 +52,7 @@ os.dup2(os.open({control!r}, os.O_RDWR), 900, inheritable=False)
 for module, names in (
     (syscalls, "clone3 unshare openat2 open_tree move_mount mount_setattr fsmount pivot_root umount_detach sethostname"
                " prctl set_capabilities join_new_session_keyring setns"),
-    (syscalls, "load_device_program attach_device_program count_device_programs"), (devices, "write_rules"),
+    (bpf, "load attach count"), (devices, "write_rules"),
     (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid fchown"),
     (userns, "map_ids"), (link.Socket, "exchange"), (files, "write write_and_read_back"),
 ):

@@ -18,6 +18,7 @@ from batchns.model.queue_table import PER_JOB, PER_USER, QUEUE, TOTAL
 DOCS = Path(__file__).parents[2] / "docs"
 JOB_PAGE = (DOCS / "job-file.md").read_text()
 CONFIG_PAGE = (DOCS / "configuration.md").read_text()
+SCHEDULING_PAGE = (DOCS / "scheduling.md").read_text()
 
 
 def section(page: str, heading: str) -> str:
@@ -67,6 +68,6 @@ def test_every_job_in_the_docs_is_right(text: str) -> None:
     check_dependencies(parse_jobs(text.encode(), file="example.toml", folder="/home/ada", config=Config()))
 
 
-@pytest.mark.parametrize("text", examples(CONFIG_PAGE))
+@pytest.mark.parametrize("text", examples(CONFIG_PAGE) + examples(SCHEDULING_PAGE))
 def test_every_setting_in_the_docs_is_right(text: str) -> None:
     assert parse_config(text.encode(), "batchns.toml") != Config()

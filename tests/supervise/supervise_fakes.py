@@ -173,6 +173,7 @@ class FakeDriver:
     squeezed_to: int = GIB
     moves: list[tuple[str, str, str]] = field(factory=list)  # (attempt, CPUs, nodes)
     squeezed: dict[str, int | None] = field(factory=dict)  # by attempt: the limit in force now, where it was changed
+    thawed_with: list[int | None] = field(factory=list)  # the limits that squeezed jobs had when they were thawed
     cpu_seconds: float | None = 0.0  # of all jobs
 
     def prepare(self) -> None: ...
@@ -211,6 +212,8 @@ class FakeDriver:
         if self.thaw_failures:
             self.thaw_failures -= 1
             return False
+        if name in self.squeezed:
+            self.thawed_with.append(self.squeezed[name])
         self.host.processes[name].frozen = False
         obey(self.launcher, name)
         return True

@@ -233,7 +233,7 @@ def test_nothing_is_left_of_a_run_that_is_killed(allowed: Path, machine: str) ->
 def alone_above() -> Iterator[None]:
     """Somebody's program on the cgroup above the jobs', attached without a wish to share."""
     code = bpf.assemble([(0xB7, 0, 0, 0, 1), (0x95, 0, 0, 0, 0)])
-    program = bpf.load(bpf.CGROUP_SKB, bpf.INET_EGRESS, code)
+    program = bpf.load(bpf.CGROUP_SKB, bpf.INET_EGRESS, code, b"tests")
     cgroup = os.open(str(own_unified()), os.O_RDONLY)
 
     def call(command: int) -> None:

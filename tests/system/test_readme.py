@@ -18,6 +18,7 @@ import pytest
 
 from batchns.model.codec import parse_jobs
 from batchns.model.config import Config
+from batchns.model.config_table import parse_config
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "/root/first"  # what the pages call the folder of the examples
@@ -26,6 +27,7 @@ PAGES = ("README.md", "docs/run.md")
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PROGRESS = re.compile(r"\d\d:\d\d:\d\d  (\d+)((?:_\d+)?  .*)")
 _ROW = re.compile(r"(\d+)((?:_\d+)?)\s+(\S+)\s+([A-Z_]+)\s+(\S+)(?:\s+\S+){4}(?:\s+.*)?")
+_FOR = re.compile(r"(?<=makes room for )\d+")
 _DETAIL = re.compile(r"(\d+)((?:_\d+)? \S+: [A-Z_]+)")
 _DURATION = re.compile(r"(?<=  )\d[\d.]*(?:ms|s|m|h)\w*(?=  |$)")
 
@@ -73,7 +75,8 @@ def alike(output: str, folder: str = FOLDER) -> list[str]:
 
     for line in output.replace(folder, FOLDER).splitlines():
         if match := _PROGRESS.fullmatch(line):
-            progress.append(_DURATION.sub("DURATION", f"TIME  {number(match[1])}{match[2]}"))
+            told = _DURATION.sub("DURATION", f"TIME  {number(match[1])}{match[2]}")
+            progress.append(_FOR.sub(lambda found: number(found[0]), told))
         elif re.match(r"JOB +NAME +STATE +EXIT ", line):
             lines.append("JOB NAME STATE EXIT")
         elif match := _ROW.fullmatch(line):
@@ -171,9 +174,13 @@ def test_a_page_that_is_wrong_is_noticed(tmp_path, nothing_left):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_job_files_shown_are_right(page):
-    """Those, too, that no example runs."""
-    for body in blocks((ROOT / page).read_text(), "toml"):
-        assert parse_jobs(body.encode(), file="example.toml", folder=FOLDER, config=Config()) or "bad" in body[:9]
+    """Those, too, that no example runs; with the settings, where the page shows some."""
+    text = (ROOT / page).read_text()
+    settings = files(text).get("batchns.toml")
+    config = Config() if settings is None else parse_config(settings.encode(), "batchns.toml")
+    for body in blocks(text, "toml"):
+        if body != settings:
+            assert parse_jobs(body.encode(), file="example.toml", folder=FOLDER, config=config) or "bad" in body[:9]
 
 
 @pytest.mark.kernel

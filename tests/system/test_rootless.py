@@ -315,10 +315,11 @@ def delegated(home) -> Iterator[Path]:
 
 
 def test_limits_are_in_force_where_a_cgroup_is_delegated(home, delegated):
-    """The run was started inside of it, as by systemd-run --user --scope."""
+    """The run was started inside of it, as by systemd-run --user --scope. Strict jobs run there, too."""
     eat = "x = bytearray(200 << 20); print(len(x))"
     job(home, "small", f"command = ['python3', '-c', '{eat}']\n[resources]\nmemory = \"64MiB\"\n")
-    job(home, "large", f"command = ['python3', '-c', '{eat}']\n[resources]\nmemory = \"400MiB\"\n")
+    rest = 'memory = "400MiB"\nstrict = true\n[network]\nmode = "none"\n'
+    job(home, "large", f"command = ['python3', '-c', '{eat}']\n[resources]\n{rest}")
     change = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
 
     def enter() -> None:

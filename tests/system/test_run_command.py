@@ -108,7 +108,7 @@ def test_json_has_exactly_the_promised_keys(folder):
     ran = batchns("run", "--json", "--", "true", cwd=folder)
     (line,) = ran.stdout.splitlines()
     assert list(json.loads(line)) == [
-        *("job_id", "name", "state", "exit_code", "signal", "reason", "queued_seconds", "running_seconds"),
+        *("job_id", "name", "state", "exit_code", "signal", "reason", "attempts", "queued_seconds", "running_seconds"),
         *("frozen_seconds", "cpu_seconds", "memory_peak_bytes", "io_read_bytes", "io_write_bytes"),
         *("net_sent_bytes", "net_received_bytes", "stdout", "stderr", "limits"),
     ]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from batchns.errors import StepError
-from batchns.kernel import syscalls
-from batchns.kernel.cgroups import bpf, files
+from batchns.kernel import bpf
+from batchns.kernel.cgroups import device_program, files
 from batchns.kernel.cgroups.interface import Device, DevicePlan, Write
 
 V1_LIST = "devices.list"
@@ -50,7 +50,7 @@ def v2(directory: str, devices: Sequence[Device]) -> DevicePlan:
 @lru_cache(maxsize=_PROGRAMS_KEPT)
 def _program(devices: tuple[Device, ...]) -> str:
     """Jobs without units, most of them, have one and the same."""
-    return bpf.encode(bpf.program(devices)).hex()
+    return bpf.assemble(device_program.program(devices)).hex()
 
 
 def source(plan: DevicePlan) -> str:
@@ -61,7 +61,7 @@ def source(plan: DevicePlan) -> str:
 def why_no_program() -> str:
     """Why this process cannot have device programs; "" where it can: one is loaded, and let go again."""
     try:
-        os.close(syscalls.load_device_program(bpf.encode(bpf.program(()))))
+        os.close(_load(bpf.assemble(device_program.program(()))))
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EINVAL):
             return "this kernel has no device programs for cgroups - use one with CONFIG_CGROUP_BPF"
@@ -95,16 +95,20 @@ class Programs:
     def _attach(self, plan: DevicePlan) -> str:
         program = self._loaded.pop(plan.program, -1)
         if program < 0:
-            program = syscalls.load_device_program(bytes.fromhex(plan.program))
+            program = _load(bytes.fromhex(plan.program))
         self._loaded[plan.program] = program
         if len(self._loaded) > _PROGRAMS_KEPT:
             os.close(self._loaded.pop(next(iter(self._loaded))))
         cgroup = os.open(plan.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            syscalls.attach_device_program(cgroup, program)
-            return str(syscalls.count_device_programs(cgroup))
+            bpf.attach(program, cgroup, bpf.DEVICES)
+            return str(bpf.count(cgroup, bpf.DEVICES))
         finally:
             os.close(cgroup)
+
+
+def _load(code: bytes) -> int:
+    return bpf.load(bpf.CGROUP_DEVICE, bpf.DEVICES, code, b"batchns_devices")
 
 
 def write_rules(plan: DevicePlan) -> str:

@@ -201,7 +201,6 @@ class V1Driver:
         """See `Driver.kill`: freeze, so that nobody forks; SIGKILL; thaw, so that it is heard; until nobody is left."""
         deadline = time.monotonic() + timeout
         directories = self._directories(name)
-        self._forbid_forks(name)
 
         def empty() -> bool:
             return not any(map(members.running, members.pids(directories)))
@@ -211,6 +210,7 @@ class V1Driver:
             if time.monotonic() >= deadline:
                 return False
             frozen = self._hold_still(name, deadline)
+            self._forbid_forks(name)  # only now: a shell that cannot fork ends by itself, with a code of its own
             members.kill_all(directories)
             if frozen:
                 self._let_go(name)
@@ -219,7 +219,7 @@ class V1Driver:
         return True
 
     def _forbid_forks(self, name: str) -> None:
-        """A help where there is no freezer, or where freezing takes its time: a fork storm stands still at once."""
+        """A help where there is no freezer, or where freezing was not confirmed: a fork storm stands still at once."""
         if "pids" in self._common:
             _write_if_there(f"{self._common['pids'].path}/{name}/pids.max", "0")
 

@@ -29,6 +29,7 @@ NO_TREE = (
     "rates in the host's network need a cgroup v2 tree, and none is mounted here: "
     "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified"
 )
+NAME = b"batchns_rates"  # of the programs, as bpftool shows them
 _BUCKET_NS = 300_000_000
 _LOOPBACK = 1  # its index in every network namespace
 _WIDEST_PACE = 0xFFFFFFFF  # bytes per second: what is not below this means "as fast as it goes"
@@ -68,7 +69,7 @@ def attach(directory: str, plan: NetworkPlan) -> int:
         cgroup = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for kind, place, code in _programs(array, plan):
-                program = bpf.load(kind, place, code)
+                program = bpf.load(kind, place, code, NAME)
                 try:
                     bpf.attach(program, cgroup, place)
                 finally:
@@ -91,7 +92,7 @@ def attempt() -> None:
     array = _make(plan)
     try:
         for kind, place, code in _programs(array, plan):
-            os.close(bpf.load(kind, place, code))
+            os.close(bpf.load(kind, place, code, NAME))
     finally:
         os.close(array)
 

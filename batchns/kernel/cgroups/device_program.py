@@ -10,8 +10,6 @@ kernel's Documentation/bpf/standardization/instruction-set.rst.
 
 from __future__ import annotations
 
-import struct
-import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -32,7 +30,7 @@ class Op(IntEnum):
 
 
 class Instruction(NamedTuple):
-    """struct bpf_insn. Registers by number; `value` is sign-extended by the kernel, so never above 2^31 - 1."""
+    """As `kernel.bpf.assemble` takes it. `value` is sign-extended by the kernel, so never above 2^31 - 1."""
 
     op: Op
     dst: int = 0
@@ -74,16 +72,3 @@ def _allow(device: Device) -> tuple[Instruction, ...]:
 def _only(register: int, value: int, *, then: tuple[Instruction, ...]) -> tuple[Instruction, ...]:
     """Go through `then` where `register` is `value`, else past it."""
     return (Instruction(Op.JUMP_UNLESS_EQUAL, register, offset=len(then), value=value), *then)
-
-
-def encode(instructions: Sequence[Instruction]) -> bytes:
-    """As the kernel takes them, eight bytes each."""
-    layout = struct.Struct("=BBhi")
-    return b"".join(
-        layout.pack(step.op, _registers(step.dst, step.src), step.offset, step.value) for step in instructions
-    )
-
-
-def _registers(dst: int, src: int) -> int:
-    """Two bit fields in one byte, the first one in the lower half on little-endian machines."""
-    return dst | src << 4 if sys.byteorder == "little" else dst << 4 | src

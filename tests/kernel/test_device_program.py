@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchns.kernel.cgroups import bpf
+from batchns.kernel.bpf import assemble
+from batchns.kernel.cgroups import device_program
 from batchns.kernel.cgroups.interface import Device
 
 MASK = (1 << 64) - 1
@@ -56,15 +57,15 @@ def run(code: bytes, kind: int, access: int, major: int, minor: int) -> int:
 
 def allowed(rules: list[Device], kind: str, access: int, major: int, minor: int) -> bool:
     """The rule list, read literally."""
-    if access & bpf.MKNOD:
+    if access & device_program.MKNOD:
         return False
     return any((rule.kind, rule.major) == (kind, major) and rule.minor in (None, minor) for rule in rules)
 
 
 @given(st.lists(devices, max_size=12), kinds, accesses, majors, minors)
 def test_a_program_says_what_its_rules_say(rules: list[Device], kind: str, access: int, major: int, minor: int) -> None:
-    code = bpf.encode(bpf.program(rules))
-    assert run(code, bpf.KINDS[kind], access, major, minor) == allowed(rules, kind, access, major, minor)
+    code = assemble(device_program.program(rules))
+    assert run(code, device_program.KINDS[kind], access, major, minor) == allowed(rules, kind, access, major, minor)
 
 
 @given(st.lists(devices, min_size=1, max_size=12), st.data())
@@ -72,14 +73,14 @@ def test_every_rule_is_heeded(rules: list[Device], data: st.DataObject) -> None:
     """What random questions seldom hit: each device of the list is allowed, wherever it stands."""
     rule = data.draw(st.sampled_from(rules))
     minor = data.draw(minors) if rule.minor is None else rule.minor
-    code = bpf.encode(bpf.program(rules))
-    for access in (bpf.READ, bpf.WRITE, bpf.READ | bpf.WRITE):
-        assert run(code, bpf.KINDS[rule.kind], access, rule.major, minor) == 1
-        assert run(code, bpf.KINDS[rule.kind], access | bpf.MKNOD, rule.major, minor) == 0
+    code = assemble(device_program.program(rules))
+    for access in (device_program.READ, device_program.WRITE, device_program.READ | device_program.WRITE):
+        assert run(code, device_program.KINDS[rule.kind], access, rule.major, minor) == 1
+        assert run(code, device_program.KINDS[rule.kind], access | device_program.MKNOD, rule.major, minor) == 0
 
 
 def test_without_rules_everything_is_refused() -> None:
-    code = bpf.encode(bpf.program(()))
+    code = assemble(device_program.program(()))
     assert {run(code, kind, access, 1, 3) for kind in (1, 2) for access in range(8)} == {0}
 
 
@@ -87,7 +88,8 @@ def test_instructions_are_encoded_as_the_kernel_has_them() -> None:
     """r0 = 1; exit: of the kernel's own samples. And two registers in one byte."""
     if sys.byteorder != "little":
         pytest.skip("the bytes are those of a little-endian machine")
-    code = bpf.encode((bpf.Instruction(bpf.Op.MOVE, 0, value=1), bpf.Instruction(bpf.Op.EXIT)))
+    yes = device_program.Instruction(device_program.Op.MOVE, 0, value=1)
+    code = assemble((yes, device_program.Instruction(device_program.Op.EXIT)))
     assert code == bytes.fromhex("b7000000010000009500000000000000")
-    load = bpf.Instruction(bpf.Op.LOAD_WORD, 2, 1, offset=4)
-    assert bpf.encode((load,)) == bytes.fromhex("6112040000000000")
+    load = device_program.Instruction(device_program.Op.LOAD_WORD, 2, 1, offset=4)
+    assert assemble((load,)) == bytes.fromhex("6112040000000000")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from attrs import evolve
 
-from batchns.core.decide import decide
 from batchns.core.job import Job
-from batchns.core.perform import perform
+from batchns.core.outlook import STEPS, run_forward
 from batchns.core.rank import Ranking
 from batchns.core.reasons import Reason, Why
 from batchns.core.schedule import Schedule
-from batchns.model.lifecycle import Event, State
-
-STEPS = 2000  # ends of jobs that are looked ahead
+from batchns.model.lifecycle import State
 
 
 def explain(schedule: Schedule, job_id: str, now: float | None = None) -> Reason:
@@ -73,50 +68,9 @@ def forecast(schedule: Schedule, job_id: str, now: float, *, steps: int = STEPS)
     job runs, or for so many ends.
     """
     reason = explain(schedule, job_id, now)
-    ahead = schedule.copy()
-    moment = now
-    _arrive(ahead, moment)
-    for _ in range(steps):
-        while actions := decide(ahead, moment):
-            for action in actions:
-                perform(ahead, action, moment)
-            _arrive(ahead, moment)
+    for moment, ahead in run_forward(schedule, now, steps):
         if ahead[job_id].state is State.RUNNING:
             return evolve(reason, expected=moment)
         if ahead[job_id].state.final:
-            return reason
-        following = _next_moment(ahead, moment)
-        if following == inf:
-            return reason
-        moment = following
-        for job in [job for job in ahead.running if _end(job, moment) <= moment + 1e-9]:
-            ahead.finish(job.id, Event.EXITED_OK, moment, retry=False)
+            break
     return reason
-
-
-def _arrive(ahead: Schedule, now: float) -> None:
-    """What is under way is taken to be done: starts, freezes, thaws, and ends that were asked for."""
-    for job_id in ahead.active:
-        job = ahead[job_id]
-        if job.state is State.STARTING:
-            ahead.started(job_id, now)
-        elif job.state is State.SUSPENDING:
-            ahead.frozen(job_id, now, confirmed=True)
-        elif job.state is State.SUSPENDED and not job.lends and not ahead.paused and job_id not in ahead.to_thaw:
-            ahead.thawed(job_id, now)
-        elif job.state is State.COMPLETING:
-            ahead.finish(job_id, Event.CANCEL, now, retry=False)
-    for job_id in tuple(ahead.squeezed):
-        ahead.reclaimed(job_id, None, now)
-
-
-def _end(job: Job, now: float) -> float:
-    """When the running job is expected to be over."""
-    return now + job.expected_total(now) - job.done(now) if job.state is State.RUNNING else inf
-
-
-def _next_moment(schedule: Schedule, now: float) -> float:
-    ends = [_end(job, now) for job in schedule.running]
-    due = schedule.next_deadline(now)
-    later = [moment for moment in (*ends, inf if due is None else due) if moment > now]
-    return min(later, default=inf)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from math import inf
 
 from attrs import frozen
 
-from batchns.core.actions import Launch
 from batchns.core.decide import decide
 from batchns.core.job import Job
 from batchns.core.perform import perform
@@ -26,46 +25,65 @@ class Expected:
     end: float = inf
 
 
-def outlook(
-    schedule: Schedule, now: float, *, steps: int = STEPS, enough: Callable[[Schedule], bool] = lambda ahead: False
-) -> dict[str, Expected]:
-    """What is expected of each job, by id. Everybody runs for its estimate, or its time limit, and ends well.
-
-    Nothing is changed: a copy is run forward until nothing is left, for so many moments, or until it is `enough`.
-    """
-    ahead = schedule.copy()
+def outlook(schedule: Schedule, now: float, *, steps: int = STEPS) -> dict[str, Expected]:
+    """What is expected of each job that runs now, or will have started, by id."""
     starts: dict[str, float] = {}
     ends: dict[str, float] = {}
-    moment = now
-    for _ in range(steps):
-        while actions := decide(ahead, moment):
-            for action in actions:
-                perform(ahead, action, moment)
-                if isinstance(action, Launch):
-                    starts.setdefault(action.job, moment)
-            for job in [ahead[job_id] for job_id in ahead.active]:
-                if job.state is State.COMPLETING:
-                    ahead.finish(job.id, Event.CANCEL, moment, retry=False)
-        if enough(ahead):
-            break
-        moment, over = _next(ahead, moment)
-        if moment == inf:
-            break
-        for job_id in over:
-            ahead.finish(job_id, Event.EXITED_OK, moment, retry=False)
+    for moment, ahead in run_forward(schedule, now, steps):
+        active = ahead.active
+        for job_id in starts.keys() - ends.keys() - set(active):
             ends[job_id] = moment
+        for job_id in active:
+            starts.setdefault(job_id, moment)
     return {job_id: Expected(start, ends.get(job_id, inf)) for job_id, start in starts.items()}
 
 
-def end_of(job: Job, now: float) -> float:
-    """When the running job is expected to be over."""
-    return now + job.expected_total(now) - job.done(now) if job.state is State.RUNNING else inf
+def run_forward(schedule: Schedule, now: float, steps: int = STEPS) -> Iterator[tuple[float, Schedule]]:
+    """Each moment at which something happens, from `now` on and for so many, with the schedule as it is then.
+
+    Everybody runs for its estimate, or its time limit, and ends well; whatever is asked of the machine is done at once.
+    A copy is run forward, the same one all the time: `schedule` itself does not change.
+    """
+    ahead = schedule.copy()
+    _arrive(ahead, now)
+    for _ in range(steps):
+        while actions := decide(ahead, now):
+            for action in actions:
+                perform(ahead, action, now)
+            _arrive(ahead, now)
+        yield now, ahead
+        now, over = _next(ahead, now)
+        if now == inf:
+            return
+        for job_id in over:
+            ahead.finish(job_id, Event.EXITED_OK, now, retry=False)
+
+
+def _arrive(ahead: Schedule, now: float) -> None:
+    """What is under way is taken to be done: starts, freezes, thaws, and ends that were asked for."""
+    for job_id in ahead.active:
+        job = ahead[job_id]
+        if job.state is State.STARTING:
+            ahead.started(job_id, now)
+        elif job.state is State.SUSPENDING:
+            ahead.frozen(job_id, now, confirmed=True)
+        elif job.state is State.SUSPENDED and not job.lends and not ahead.paused and job_id not in ahead.to_thaw:
+            ahead.thawed(job_id, now)
+        elif job.state is State.COMPLETING:
+            ahead.finish(job_id, Event.CANCEL, now, retry=False)
+    for job_id in tuple(ahead.squeezed):
+        ahead.reclaimed(job_id, None, now)
 
 
 def _next(schedule: Schedule, now: float) -> tuple[float, list[str]]:
     """The next moment at which something happens, and the jobs that are over then."""
-    due = schedule.next_deadline()
-    ends = {job.id: end_of(job, now) for job in schedule.running}
+    due = schedule.next_deadline(now)
+    ends = {job.id: _end(job, now) for job in schedule.running}
     later = [moment for moment in (*ends.values(), inf if due is None else due) if moment > now]
     moment = min(later, default=inf)
     return moment, [job_id for job_id, end in ends.items() if end <= moment + _CLOSE]
+
+
+def _end(job: Job, now: float) -> float:
+    """When the running job is expected to be over."""
+    return now + job.expected_total(now) - job.done(now) if job.state is State.RUNNING else inf

@@ -49,7 +49,6 @@ from batchns.supervise.ports import Blocking, Launching, Runs, threads
 from batchns.supervise.view import Observer
 from batchns.supervise.watch import Sampler, Watch, rule_of
 
-LOOK_AGAIN = 1.0  # seconds, where something is due that cannot be had at the moment
 AHEAD = 4  # attempts for which sandboxes are prepared: each launch asks for the one so many behind it
 
 
@@ -238,12 +237,8 @@ class Supervisor:
 
     def _patience(self, decided: float) -> float:
         """Seconds until there is something to decide though nothing happens. `decided`: when that was done last."""
-        deadline = self._books.schedule.next_deadline()
-        if deadline is None:
-            return math.inf
-        if deadline <= decided:  # its moment has come, and nothing can be done about it yet
-            return LOOK_AGAIN
-        return max(0.0, deadline - self.clock())
+        deadline = self._books.schedule.next_deadline(decided)
+        return math.inf if deadline is None else max(0.0, deadline - self.clock())
 
     def _handle(self, event: events.Event) -> None:
         match event:

@@ -63,21 +63,22 @@ class Preemptor:
         )
         self._promises: Promises | None = None
         self._longest: dict[str, _Longest] = {}
+        self._hopeful: dict[tuple[str, int], float] = {}
 
     def may(self, queue: str) -> bool:
         """Whether a job of that queue could take anybody's place."""
         return self._shorter or self._slice is not None or self._preempts(queue)
 
-    def hopeless(self, queue: str, rank: float, cpus: int) -> bool:
-        """Whether it is known at once that a job so long could not get so many CPUs of longer ones, in any way."""
-        longest = self._longest.get(queue)
-        if longest is None:
+    def hopeful(self, queue: str, cpus: int) -> float:
+        """Seconds: only a job of the queue of which less remains could get so many CPUs of others, in any way."""
+        found = self._hopeful.get((queue, cpus))
+        if found is None:
             if self._slice is not None or self._preempts(queue):
-                return False
-            if not self._shorter:
-                return True
-            longest = self._longest_of(queue)
-        return not self._preempts(queue) and self._slice is None and longest.cpus(rank) < cpus
+                found = inf
+            else:
+                found = self._longest_of(queue).shortest_of(cpus) if self._shorter else -inf
+            self._hopeful[queue, cpus] = found
+        return found
 
     def make_room(self, claim: Claim, room: Room) -> list[Action]:
         """What is to be done, all of it, so that the job can start; nothing where that cannot be had."""
@@ -108,10 +109,7 @@ class Preemptor:
 
         `spare_last`: where one turns out not to be needed, of several the last is spared, else the first.
         """
-        total = room.copy()
-        for victim in candidates:
-            _give_lent(total, victim)
-        if not candidates or not total.fits(claim.demand):
+        if not candidates or not _enough(claim.demand, room, candidates):
             return []
         promises = self.promises()
         before = promises.snapshot()
@@ -292,9 +290,24 @@ class _Longest:
     def longer_than(self, rank: float) -> list[Job]:
         return self._jobs[: bisect_left(self._ranks, -rank)]
 
-    def cpus(self, rank: float) -> int:
-        """CPUs that all of those could free, at most."""
-        return self._cpus[bisect_left(self._ranks, -rank)]
+    def shortest_of(self, cpus: int) -> float:
+        """Seconds that remain of the shortest one of those, the longest first, that have so many CPUs; -inf: none."""
+        count = bisect_left(self._cpus, cpus)
+        return -self._ranks[count - 1] if count <= len(self._ranks) else -inf
+
+
+def _enough(demand: Demand, room: Room, candidates: list[Job]) -> bool:
+    """Whether it would fit if all of them were frozen."""
+    if demand.whole and not (demand.cpuset or demand.egress or demand.ingress):
+        lack = demand.whole - room.idle  # the common case: CPUs are counted, and the first few are enough
+        for victim in candidates:
+            lack -= victim.demand.whole
+            if lack <= 0:
+                return True
+    total = room.copy()
+    for victim in candidates:
+        _give_lent(total, victim)
+    return total.fits(demand)
 
 
 def _give_lent(room: Room, victim: Job) -> None:

@@ -14,6 +14,7 @@ that has given memory back needs it again to go on.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from math import inf
 
@@ -24,6 +25,9 @@ from batchns.core.node import NodeCapacity
 from batchns.core.reasons import FULL
 
 Lent = tuple[int, int, int, int]  # millionths of CPUs, egress, ingress, memory
+
+
+Change = tuple[float, int, Lent]  # the moment; 1 or -1: more or less is used from then on, by so much
 
 
 def used(demand: Demand) -> Lent:
@@ -45,6 +49,9 @@ class Promise:
         return cls(start, span, (*used(demand)[:3], demand.memory - kept), kept)
 
 
+Snapshot = tuple[dict[str, tuple[float, Lent]], list[Change], dict[str, Promise]]
+
+
 class Promises:
     """What runs and what was promised, changed step by step while a decision is made."""
 
@@ -64,15 +71,16 @@ class Promises:
             capacity.memory,
         )
         self._running = {job: (end, what) for job, end, what in running}
+        self._ends: list[Change] = sorted((end, -1, what) for end, what in self._running.values())
         self._frozen = dict(frozen)
 
     def start(self, job: str, end: float, what: Lent) -> bool:
         """The job runs from now until `end`; False, and nothing has changed, where that would break a promise."""
         before = self._frozen.pop(job, None)
-        self._running[job] = (end, what)
+        self._run(job, end, what)
         if self.kept():
             return True
-        del self._running[job]
+        self._rest(job)
         if before is not None:
             self._frozen[job] = before
         return False
@@ -83,10 +91,10 @@ class Promises:
         None, and nothing has changed, where there is no such moment. It is the last one that there is: whoever waits
         for the job's CPUs has them longest.
         """
-        end, what = self._running.pop(job)
+        end, what = self._rest(job)
         start = self._last_start(what, span, latest)
         if start is None:
-            self._running[job] = (end, what)
+            self._run(job, end, what)
             return None
         self._frozen[job] = Promise(start, span, (*what[:3], 0), what[3])
         return start
@@ -102,24 +110,39 @@ class Promises:
     def force(self, job: str, end: float, what: Lent) -> None:
         """Take for granted that the job runs until `end`: whoever asks looks at `kept` once all is chosen."""
         self._frozen.pop(job, None)
-        self._running[job] = (end, what)
+        self._run(job, end, what)
 
-    def snapshot(self) -> tuple[dict[str, tuple[float, Lent]], dict[str, Promise]]:
+    def snapshot(self) -> Snapshot:
         """For `restore`."""
-        return self._running.copy(), self._frozen.copy()
+        return self._running.copy(), self._ends.copy(), self._frozen.copy()
 
-    def restore(self, before: tuple[dict[str, tuple[float, Lent]], dict[str, Promise]]) -> None:
+    def restore(self, before: Snapshot) -> None:
         """As it was at the snapshot."""
-        self._running, self._frozen = before
+        self._running, self._ends, self._frozen = before
+
+    def _run(self, job: str, end: float, what: Lent) -> None:
+        if job in self._running:
+            self._rest(job)
+        self._running[job] = (end, what)
+        insort(self._ends, (end, -1, what))
+
+    def _rest(self, job: str) -> tuple[float, Lent]:
+        end, what = self._running.pop(job)
+        del self._ends[bisect_left(self._ends, (end, -1, what))]
+        return end, what
 
     def kept(self) -> bool:
         """Whether all promises can be kept if from now on nothing but them happens."""
         if not self._frozen:
             return True
-        now, changes = self._changes()
-        for _, sign, what in changes:
-            _add(now, what, sign)
-            if sign > 0 and not self._within(now):
+        (cpus, egress, ingress, memory), changes = self._changes()
+        most = self._most
+        for _, sign, what in changes:  # hot: a thousand changes for each job that is tried
+            cpus += sign * what[0]
+            egress += sign * what[1]
+            ingress += sign * what[2]
+            memory += sign * what[3]
+            if sign > 0 and (cpus > most[0] or egress > most[1] or ingress > most[2] or memory > most[3]):
                 return False
         return True
 
@@ -137,39 +160,31 @@ class Promises:
                 start = begins - span
         return start if start > self._now else None
 
-    def _levels(self) -> tuple[list[float], list[list[int]]]:
+    def _levels(self) -> tuple[list[float], list[Lent]]:
         """What is used from each moment to the next."""
-        level, changes = self._changes()
-        moments, levels = [self._now], [level.copy()]
+        (cpus, egress, ingress, memory), changes = self._changes()
+        moments, levels, last = [self._now], [(cpus, egress, ingress, memory)], self._now
         for moment, sign, what in changes:
-            _add(level, what, sign)
-            if moment > moments[-1]:
+            cpus += sign * what[0]
+            egress += sign * what[1]
+            ingress += sign * what[2]
+            memory += sign * what[3]
+            if moment > last:
+                last = moment
                 moments.append(moment)
-                levels.append(level.copy())
+                levels.append((cpus, egress, ingress, memory))
             else:
-                levels[-1] = level.copy()
+                levels[-1] = (cpus, egress, ingress, memory)
         return moments, levels
 
-    def _changes(self) -> tuple[list[int], list[tuple[float, int, Lent]]]:
+    def _changes(self) -> tuple[list[int], list[Change]]:
         """What is used now, and what changes when; of one moment the ends first."""
-        running, frozen_ = self._running.values(), self._frozen.values()
-        now = [sum(column) for column in zip(*(what for _, what in running), strict=True)] or [0, 0, 0, 0]
-        changes = [(end, -1, what) for end, what in running]
-        for promise in frozen_:
+        now = [sum(column) for column in zip(*(what for _, _, what in self._ends), strict=True)] or [0, 0, 0, 0]
+        changes = self._ends.copy()
+        for promise in self._frozen.values():
             cpus, egress, ingress, memory = promise.what
             now[3] += promise.kept
             changes.append((promise.start, 1, promise.what))
             changes.append((promise.start + promise.span, -1, (cpus, egress, ingress, memory + promise.kept)))
-        changes.sort()
+        changes.sort()  # nearly sorted: the ends are
         return now, changes
-
-    def _within(self, used: list[int]) -> bool:
-        most = self._most
-        return used[0] <= most[0] and used[1] <= most[1] and used[2] <= most[2] and used[3] <= most[3]
-
-
-def _add(used: list[int], what: Lent, sign: int) -> None:
-    used[0] += sign * what[0]
-    used[1] += sign * what[1]
-    used[2] += sign * what[2]
-    used[3] += sign * what[3]

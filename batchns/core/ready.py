@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from math import floor, log2
 from typing import Any, NamedTuple
@@ -119,6 +119,11 @@ class Ready:
     def streams(self) -> Iterator[tuple[tuple[str, str], list[tuple[Order, int, Lane]]]]:
         """For each (queue, user): its lanes' first orders, ascending."""
         return iter(self._streams.items())
+
+    def wide(self, cpus: int) -> Iterator[tuple[int, Iterable[Lane]]]:
+        """Lanes that want more than so many exclusive CPUs, by how many they want."""
+        for width in self._widths[bisect_right(self._widths, cpus) :]:
+            yield width, self._whole[width].values()
 
     def narrow(self, cpus: int) -> Iterator[Lane]:
         """Lanes that want no more than so many exclusive CPUs."""

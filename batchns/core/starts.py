@@ -89,12 +89,12 @@ class _Starts:
         lanes, idle = self._schedule.ready.lanes(), self._room.idle
         if self._wants_reservation() or self._settings.backfill is Backfill.OFF:
             return lanes
-        hopeless, rank = self._preemptor.hopeless, self._ranking.of_lane
-        return [
-            lane
-            for lane in lanes
-            if (cpus := lane.key.demand.whole - idle) <= 0 or not hopeless(lane.key.queue, rank(lane), cpus)
-        ]
+        found = list(self._schedule.ready.narrow(idle))
+        rank, queues = self._ranking.of_lane, self._schedule.config.queues
+        for width, wide in self._schedule.ready.wide(idle):
+            hopeful = {queue: self._preemptor.hopeful(queue, width - idle) for queue in queues}
+            found += [lane for lane in wide if rank(lane) < hopeful[lane.key.queue]]
+        return found
 
     # Those that go before the order.
 
@@ -192,7 +192,7 @@ class _Starts:
         if not self._preemptor.any or not self._preemptor.may(key.queue):
             return False
         cpus = key.demand.whole - self._room.idle
-        if cpus > 0 and self._by_length and self._preemptor.hopeless(key.queue, item.key[3], cpus):
+        if cpus > 0 and self._by_length and item.key[3] >= self._preemptor.hopeful(key.queue, cpus):
             return False
         job = self._schedule[item.entry[1]]
         made = self._preemptor.make_room(Claim(job, key.demand, job.over(self._now), False), self._room)

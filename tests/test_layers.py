@@ -50,6 +50,8 @@ LIGHT = {
     "batchns.launch.plan",
     "batchns.launch.covers",
     "batchns.launch.pasta",
+    "batchns.launch.job",
+    "batchns.launch.outbox",
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
     "batchns.kernel.cgroups.actions",

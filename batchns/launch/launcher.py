@@ -43,6 +43,8 @@ from batchns.launch import zygote
 from batchns.launch.enter import wanted_from
 from batchns.launch.entries import Entries
 from batchns.launch.init import MAX_MESSAGE
+from batchns.launch.job import Job, make_cgroup, read_record, receive, thaw
+from batchns.launch.outbox import Outbox
 from batchns.launch.pasta import Pastas
 from batchns.launch.plan import Base, Plan, base_from, from_wire
 
@@ -54,28 +56,6 @@ _SETTLED = 0.1  # seconds: what was asked for so long before a mount was noticed
 # is not to wait for that, too.
 _PREPARE_AFTER = 0.003  # seconds
 _RECORD_BYTES = 64
-_NO_RECORD = {"exit_code": None, "signal": None}
-
-
-class Job:
-    """One job's descriptors and what has been learnt of it so far. It has a plan from the moment it is launched."""
-
-    def __init__(self, attempt: str, base: Base, into: str) -> None:
-        self.attempt = attempt
-        self.base = base
-        self.into = into  # the cgroup v2 directory that its init is born in, "" for none
-        self.plan: Plan | None = None
-        self.asked = 0.0
-        self.born_at = time.monotonic()  # when it was asked for
-        self.pid = 0  # until it is born
-        self.pidfd = -1
-        self.status: socket.socket | None = None
-        self.netns = -1
-        self.police = -1  # what `police.attach` returned, in the host's network
-        self.unshaped = ""  # why rates are not in force
-        self.values: dict[str, str | int] = {}
-        self.failure: StepError | None = None
-        self.running = False
 
 
 class Launcher:
@@ -90,13 +70,12 @@ class Launcher:
         self._mounts_moved = 0.0  # when a change was noticed that has not been looked at
         self._handlers: dict[int, Callable[[], None]] = {}
         self._poll = select.epoll()
-        self._answers: deque[tuple[bytes, int]] = deque()  # with a descriptor, or -1
+        self._outbox = Outbox(client, self._wait_for_room)
         self._idmaps: dict[userns.Ids, int] = {}
         self._programs = devices.Programs()
         self._entries = Entries(self._watch, self._unwatch, self._answer)
         self._pastas = Pastas(self._watch, self._unwatch)
         self._open = True
-        self._stalled = False  # the client's socket is full: answers wait
 
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
@@ -137,7 +116,7 @@ class Launcher:
                 MAX_MESSAGE, socket.CMSG_LEN(3 * 4), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except BlockingIOError:
-            self._flush()
+            self._outbox.flush()
             return
         except ConnectionResetError:
             message, ancillary = b"", []
@@ -174,41 +153,19 @@ class Launcher:
             self._born()
         for job in self._jobs.values():
             if job.plan is not None:
-                _thaw(job.plan)
+                thaw(job.plan)
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _answer(self, event: str, attempt: str, *, descriptor: int = -1, **values: Any) -> None:
         """`descriptor`: sent along, and closed."""
-        if not self._open:
-            if descriptor >= 0:
-                os.close(descriptor)
-            return
-        self._answers.append((json.dumps({"event": event, "attempt": attempt, **values}).encode(), descriptor))
-        if len(self._answers) == 1:
-            self._flush()
+        if self._open:
+            self._outbox.add(json.dumps({"event": event, "attempt": attempt, **values}).encode(), descriptor)
+        elif descriptor >= 0:
+            os.close(descriptor)
 
-    def _flush(self) -> None:
-        """Send what the client takes; the rest goes when the socket is writable again."""
-        while self._answers:
-            message, descriptor = self._answers[0]
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", (descriptor,)))
-            try:
-                self._client.sendmsg(
-                    (message,), (rights,) if descriptor >= 0 else (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-                )
-            except BlockingIOError:
-                self._stalled = True
-                self._poll.modify(self._client.fileno(), select.EPOLLIN | select.EPOLLOUT)
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                self._answers.clear()
-                return
-            self._answers.popleft()
-            if descriptor >= 0:
-                os.close(descriptor)
-        if self._stalled:
-            self._stalled = False
-            self._poll.modify(self._client.fileno(), select.EPOLLIN)
+    def _wait_for_room(self, *, on: bool) -> None:
+        """The client's socket is full: what is to be sent waits until it is writable again; or it is no longer."""
+        self._poll.modify(self._client.fileno(), select.EPOLLIN | select.EPOLLOUT if on else select.EPOLLIN)
 
     def _signal(self, attempt: str, number: int) -> None:
         job = self._jobs.get(attempt)
@@ -248,7 +205,7 @@ class Launcher:
             self._born()
         job = Job(attempt, base, into)
         with ExitStack() as acquired, ExitStack() as passing:
-            cgroup = _make_cgroup(into, acquired, passing) if into else -1
+            cgroup = make_cgroup(into, acquired, passing) if into else -1
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             acquired.callback(mine.close)
             passing.callback(theirs.close)
@@ -378,7 +335,7 @@ class Launcher:
         """A message of the job's init while it starts."""
         assert job.status is not None
         try:
-            message = _receive(job.status)
+            message = receive(job.status)
         except BlockingIOError:
             return  # the descriptor was another job's when the poll saw it
         if message[:1] == b"M":
@@ -462,7 +419,7 @@ class Launcher:
 
     def _last_readings(self, job: Job, plan: Plan) -> dict[str, Any]:
         """What a result is made of. What cannot be read is named, and concerns this job alone."""
-        final: dict[str, Any] = {**_read_record(plan.record), "cgroup_texts": {}, "network": None, "unread": ""}
+        final: dict[str, Any] = {**read_record(plan.record), "cgroup_texts": {}, "network": None, "unread": ""}
         try:
             final["cgroup_texts"] = actions.read_final(plan.cgroup)
             if job.netns >= 0:
@@ -525,16 +482,6 @@ class Launcher:
             self._poll.unregister(fd)
 
 
-def _receive(status: socket.socket) -> bytes:
-    """The next message, b"" after the last. A reset says that init ended with a message of ours unread: once, and
-    before its own last word.
-    """
-    try:
-        return status.recv(1 << 16, socket.MSG_DONTWAIT)
-    except ConnectionResetError:
-        return status.recv(1 << 16, socket.MSG_DONTWAIT)
-
-
 def _read_whole(fd: int) -> bytes:
     """A file of /proc from its beginning."""
     parts = []
@@ -543,42 +490,6 @@ def _read_whole(fd: int) -> bytes:
         parts.append(part)
         position += len(part)
     return b"".join(parts)
-
-
-def _make_cgroup(directory: str, acquired: ExitStack, passing: ExitStack) -> int:
-    """A descriptor of a new cgroup, for the time of the clone."""
-    try:
-        os.mkdir(directory, 0o755)
-        acquired.callback(os.rmdir, directory)
-        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StepError("cgroup", directory, error.errno or 0) from None
-    passing.callback(os.close, fd)
-    return fd
-
-
-def _read_record(path: str) -> dict[str, int | None]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # swept away, because the client is dead
-        return dict(_NO_RECORD)
-    text = os.read(fd, 4096).rstrip(b"\0")
-    os.close(fd)
-    if not text.endswith(b"\n"):
-        return dict(_NO_RECORD)  # init was killed before it could write
-    record: dict[str, int | None] = json.loads(text)
-    return record
-
-
-def _thaw(plan: Plan) -> None:
-    """SIGKILL does nothing to a process frozen by the v1 freezer until it is thawed."""
-    for folder in plan.cgroup.directories:
-        try:
-            fd = os.open(f"{folder}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        os.write(fd, b"THAWED")
-        os.close(fd)
 
 
 def _as_step(error: StepError | OSError, step: str) -> StepError:

@@ -56,15 +56,7 @@ async def open_supervisor(
         UserError: a job asks for an identity that its submitter cannot have.
     """
     root = os.geteuid() == 0
-    for spec in specs:
-        identity_of(submitter, spec.isolation.identity)
-        if not root:
-            rootless.check_network(spec)
-    if not root:
-        config = rootless.own_paths(config, submitter)
-        rootless.check_namespaces()
-        rootless.make_private(config.paths.run)
-        devices.check_user(config, specs)
+    config = _checked(config, specs, submitter, root=root)
     units = devices.read_units(config) if root else {}
     async with AsyncExitStack() as stack:
         user = submitter.uid
@@ -79,25 +71,14 @@ async def open_supervisor(
         launcher = await stack.enter_async_context(open_launcher(root=root))
         paths = host_paths()
         own_network = any(spec.network.mode is not NetworkMode.HOST for spec in specs)
-        for serial in range(min(AHEAD, sum(len(spec.array.indices) if spec.array else 1 for spec in specs))):
-            name = runs.attempt_name(serial)
-            common = base(paths, config.defaults.scratch, root=root, own_network=own_network)
+        common = base(paths, config.defaults.scratch, root=root, own_network=own_network)
+        for name in _first_attempts(runs, specs):
             await launcher.prepare(name, common, driver.plan(name, Limits()).into)
         found = resolver.find(config.network.dns)
         firewall = make_firewall(config, found.servers, grants_of(specs, user))
         if root:
             stack.callback(firewall.leave)
-        filters: dict[str, str] = {}
-
-        async def compile_filters() -> None:
-            names = {spec.isolation.seccomp for spec in specs}
-            filters.update(await trio.to_thread.run_sync(write_filters, names, config.isolation.seccomp, runs.path))
-
-        # Both take their time, in which the launcher prepares the first sandboxes.
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(compile_filters)
-            if root and any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
-                nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
+        filters = await _filters_and_firewall(config, specs, runs, firewall if root else None)
         yield Supervisor(
             config=config,
             capacity=capacity,
@@ -118,6 +99,47 @@ async def open_supervisor(
             keeper=History(Path(config.paths.state) / HISTORY_FILE),
             sampler=sampler_of(config, {spec.queue for spec in specs}, capacity.cpus, driver),
         )
+
+
+def _checked(config: Config, specs: Sequence[JobSpec], submitter: Submitter, *, root: bool) -> Config:
+    """The settings that hold for this user, once it is known that the jobs may be what they ask to be."""
+    for spec in specs:
+        identity_of(submitter, spec.isolation.identity)
+    if root:
+        return config
+    for spec in specs:
+        rootless.check_network(spec)
+    config = rootless.own_paths(config, submitter)
+    rootless.check_namespaces()
+    rootless.make_private(config.paths.run)
+    devices.check_user(config, specs)
+    return config
+
+
+def _first_attempts(runs: RunFolder, specs: Sequence[JobSpec]) -> list[str]:
+    """The names of those whose sandboxes are prepared before anything is decided."""
+    jobs = sum(len(spec.array.indices) if spec.array else 1 for spec in specs)
+    return [runs.attempt_name(serial) for serial in range(min(AHEAD, jobs))]
+
+
+async def _filters_and_firewall(
+    config: Config, specs: Sequence[JobSpec], runs: RunFolder, firewall: Firewall | None
+) -> dict[str, str]:
+    """Compiled filters by profile, and the firewall held where there is one and jobs need it.
+
+    Both take their time, in which the launcher prepares the first sandboxes.
+    """
+    filters: dict[str, str] = {}
+
+    async def compile_filters() -> None:
+        names = {spec.isolation.seccomp for spec in specs}
+        filters.update(await trio.to_thread.run_sync(write_filters, names, config.isolation.seccomp, runs.path))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(compile_filters)
+        if firewall is not None and any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+            nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
+    return filters
 
 
 def _remove_what_is_left(runs: RunFolder, driver: Driver, tell: Callable[[str], None]) -> None:

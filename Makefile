@@ -49,11 +49,13 @@ test-host: setup
 	@.ci/packages busybox:busybox-static mksquashfs:squashfs-tools pasta:passt
 	@$(BIN)/pytest --quiet --durations=10
 
-# What another kernel or cgroup version can change is tested there: not what programs print, nor (v1) the network again.
+# What another kernel or cgroup version can change is tested there: not what programs print or when jobs start, nor
+# (v1) the network, root file systems and identities again.
 VM_PYTEST := --quiet -m 'kernel and not slow' -p no:cacheprovider -o timeout=600
-VM_SAME := --ignore-glob=*/test_robust_* --ignore-glob=*/test_readme*
+VM_SAME := --ignore-glob=*/test_robust_* --ignore-glob=*/test_readme* --ignore-glob=*/test_when*
 VM_LEAVE_v2 := $(VM_SAME)
-VM_LEAVE_v1 := $(VM_SAME) --ignore-glob=*/test_network_* --ignore-glob=*/test_seccomp*
+VM_LEAVE_v1 := $(VM_SAME) --ignore-glob=*/test_network_* --ignore-glob=*/test_seccomp* \
+	--ignore-glob=*/test_rootfs* --ignore-glob=*/test_identities*
 
 test-vm: setup
 ifneq ($(BATCHNS_VM_RUN),)

@@ -126,12 +126,17 @@ def on_this_machine() -> dict[str, Any]:
         "children": children,
         "run folder": sorted(str(path) for path in RUN_FOLDER.rglob("*")) if RUN_FOLDER.exists() else [],
         "tables": [line for line in tables.splitlines() if "batchns" in line],
-        "forwarding": {
-            str(path): path.read_text()
-            for pattern in ("ipv4/conf/*/forwarding", "ipv6/conf/*/forwarding", "ipv6/conf/*/accept_ra")
-            for path in Path("/proc/sys/net").glob(pattern)
-        },
+        "forwarding": _switches("ipv4/conf/*/forwarding", "ipv6/conf/*/forwarding", "ipv6/conf/*/accept_ra"),
     }
+
+
+def _switches(*patterns: str) -> dict[str, str]:
+    """The switches of all interfaces; those of a link that vanishes meanwhile are gone, and no error."""
+    found = {}
+    for path in (path for pattern in patterns for path in Path("/proc/sys/net").glob(pattern)):
+        with contextlib.suppress(OSError):
+            found[str(path)] = path.read_text()
+    return found
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -38,7 +39,7 @@ class Watch:
         yielding = False
         while True:
             now = self.clock()
-            found = await self.blocking(lambda moment=now: self.sampler.sample(moment))  # type: ignore[misc]
+            found = await self.blocking(partial(self.sampler.sample, now))
             told = self.rule.told(None if found is None else found / self.cpus, now)
             if told != yielding:
                 yielding = told

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from batchns.core.demand import Bounds, Demand, refusal, resolve
-from batchns.core.dependencies import check_dependencies
 from batchns.core.job import Job, Ledger
 from batchns.core.node import NodeCapacity
 from batchns.core.placement import Room
+from batchns.core.resolve import Known, check_dependencies, resolve_edges
 from batchns.errors import UserError
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
@@ -25,14 +25,16 @@ class Admitted:
     bounds: Bounds
 
 
-def admit(specs: Sequence[JobSpec], capacity: NodeCapacity, config: Config) -> list[Admitted]:
-    """Check every job against the node and its dependencies against each other.
+def admit(
+    specs: Sequence[JobSpec], capacity: NodeCapacity, config: Config, known: Known | None = None
+) -> list[Admitted]:
+    """Check every job against the node and its dependencies against each other, and against `known` earlier jobs.
 
     Raises:
         UserError: all refusals, one per line, each with the job's place, name and the numbers.
     """
     admitted: list[Admitted] = []
-    problems: list[tuple[JobSpec, UserError]] = check_dependencies(specs)
+    problems: list[tuple[JobSpec, UserError]] = check_dependencies(specs, known)
     empty = Room(capacity)
     for spec in specs:
         try:
@@ -61,12 +63,17 @@ def expand(
     user: str = "",
     wall: float = 0.0,
     estimator: Estimator | None = None,
+    known: Known | None = None,
 ) -> list[Job]:
     """The jobs, PENDING since `now`. Spec number n takes id `first_id` + n; an array's tasks are "ID_INDEX".
 
-    `wall`: `now` in seconds since the epoch, for `begin` and `deadline`. `estimator`: what earlier jobs took.
+    `wall`: `now` in seconds since the epoch, for `begin` and `deadline`. `estimator`: what earlier jobs took. `known`:
+    as for `admit`; what it knows must not have been forgotten before the jobs are submitted.
     """
     jobs: list[Job] = []
+    here: dict[str, list[str]] = {}
+    for number, entry in enumerate(admitted):
+        here.setdefault(entry.spec.name, []).append(str(first_id + number))
     demands: dict[Demand, Demand] = {}  # equal demands are one object: lanes compare and hash faster
     bounds: dict[Bounds, Bounds] = {}  # and there are many jobs
     for number, entry in enumerate(admitted):
@@ -78,6 +85,7 @@ def expand(
             learned = estimator(user, spec.name, entry.bounds.time_limit)
         if entry.bounds.time_limit is None and learned is not None:
             span = max(span, learned)
+        edges = resolve_edges(spec, here, known) if spec.dependency else ()
         for index in spec.array.indices if spec.array else (None,):
             jobs.append(
                 Job(
@@ -96,6 +104,7 @@ def expand(
                     not_before=_begin(spec, now, wall),
                     deadline=_deadline(spec, now, wall),
                     held=spec.hold,
+                    edges=edges,
                 )
             )
     return jobs

@@ -7,7 +7,7 @@ decision costs as much as it decides, not as much as there are jobs. `Schedule` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 from typing import Any, Self
@@ -17,18 +17,22 @@ from attrs import evolve, frozen
 from batchns.core.agenda import Agenda
 from batchns.core.claims import Claims
 from batchns.core.demand import Demand
-from batchns.core.dependencies import Dependencies
+from batchns.core.dependencies import Dependencies, Doomed, Tally
 from batchns.core.fairshare import Shares
-from batchns.core.job import ACTIVE, FreezeCause, Job, changed
+from batchns.core.job import ACTIVE, Edge, FreezeCause, Job, changed
+from batchns.core.known import KnownJobs
 from batchns.core.node import NodeCapacity
 from batchns.core.placement import Room
 from batchns.core.profile import Measure
 from batchns.core.quota import Quotas
 from batchns.core.ready import Ready
 from batchns.core.reasons import Reason, Shortage, Why
-from batchns.model.config import Config, Order, Preemption
+from batchns.core.refusals import Refusals
+from batchns.model.config import Config, Order, Preemption, Queue
 from batchns.model.job import Dependency
 from batchns.model.lifecycle import Event, State, apply
+
+_GONE = Queue(priority=0)
 
 
 @frozen
@@ -43,25 +47,23 @@ class Books:
     """What there is to read of a schedule, and the upkeep of what is derived."""
 
     def __init__(self, capacity: NodeCapacity, config: Config | None = None) -> None:
-        self.capacity = capacity
-        self.config = config or Config()
-        self.settings = self.config.schedule
-        self.ready = Ready(by_length=self.settings.order is Order.SHORTEST)
+        self._set_up(capacity, config or Config())
         self.shares = Shares(capacity, self.config.fair_share.half_life, self.config.fair_share.shares)
-        self.quotas = Quotas(self.config.queues)
-        self.measure = Measure(capacity)
         self.draining: Drain | None = None
+        self.closed: str | None = None  # why nothing is started, while what runs goes on; None: the node is open
         self.paused = False
         self.yielding = False  # to what is not batchns's
         self.claims = Claims()
         self.squeezed: dict[str, None] = {}  # frozen jobs whose memory is being taken: the answer is still to come
         self._jobs: dict[str, Job] = {}
-        self._room = Room(capacity)
+        self._arrays: dict[str, list[str]] = {}  # the tasks of each array that is one
+        self._array_left: Counter[str] = Counter()  # of the same: how many are not over for good
         self._dependencies = Dependencies()
         self._active: dict[str, None] = {}
         self._lending: dict[str, None] = {}
         self._array_active: Counter[str] = Counter()
         self._pending: dict[str, None] = {}
+        self._waiting: Counter[str] = Counter()  # the same, by queue
         self._due = Agenda()
         self._ends = Agenda()  # of those that use their CPUs: the end that is expected
         self._outlived = Agenda()  # of the same: the moment when the job has run for longer than it was expected to
@@ -71,9 +73,22 @@ class Books:
         self._to_retry: dict[str, None] = {}
         self._to_freeze: dict[str, FreezeCause] = {}
         self._to_thaw: dict[str, None] = {}
+        self._asked_to_freeze: dict[str, None] = {}  # whoever's owner asked for it, until they are frozen
         self._settled = 0
         self._sharing = 0  # active jobs with a share of a CPU
-        least = [queue.min_run for queue in self.config.queues.values()]
+
+    def _set_up(self, capacity: NodeCapacity, config: Config) -> None:
+        """What depends on the node and on batchns.toml, with no job in it."""
+        self.capacity = capacity
+        self.config = config
+        self.settings = config.schedule
+        self.ready = Ready(by_length=self.settings.order is Order.SHORTEST)
+        self.quotas = Quotas(config.queues)
+        self.measure = Measure(capacity)
+        self.unfit: dict[str, Reason] = {}  # waiting and frozen jobs that this node, or their queue, cannot have
+        self._room = Room(capacity)
+        self._refusals = Refusals(capacity, config, self.quotas)
+        least = [queue.min_run for queue in config.queues.values()]
         self._patient = self.settings.min_run > 0 or any(least)  # somebody has a time in which nobody preempts it
 
     # What there is to read.
@@ -98,6 +113,11 @@ class Books:
     @property
     def pending(self) -> tuple[str, ...]:
         return tuple(self._pending)
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many are pending, by queue."""
+        return MappingProxyType(self._waiting)
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -187,29 +207,53 @@ class Books:
         """
         agendas = (self._due, self._delayed, self._too_late)
         moments = [moment for agenda in agendas if (moment := agenda.following(after)) is not None]
-        for job in self.lending:
-            if job.state is State.SUSPENDED and job.frozen is not None and job.frozen.thaw_by is not None:
-                moments.append(job.frozen.thaw_by)
-        if self.ready:
+        moments += [moment for job in self.lending if (moment := self.promised(job)) is not None]
+        if self.ready and self.closed is None:
             moments += self._patience(after)
         return min((moment for moment in moments if moment > after), default=None)
 
+    def queue(self, name: str) -> Queue:
+        """The queue of that name; one that batchns.toml has no longer comes after all others, and forbids nothing."""
+        return self.config.queues.get(name, _GONE)
+
+    def promised(self, job: Job) -> float | None:
+        """The moment by which the frozen job was promised to go on; None: it was not, or it cannot any more."""
+        if job.state is not State.SUSPENDED or not job.lends or job.frozen is None or job.id in self.unfit:
+            return None
+        return job.frozen.thaw_by
+
     def min_run(self, job: Job) -> float:
         """Seconds that the job runs before it may be preempted."""
-        own = self.config.queues[job.spec.queue].min_run
+        own = self.queue(job.spec.queue).min_run
         return self.settings.min_run if own is None else own
 
     def max_frozen(self, job: Job) -> float:
         """Seconds that the job may be frozen for others, in all."""
-        own = self.config.queues[job.spec.queue].max_frozen
+        own = self.queue(job.spec.queue).max_frozen
         return self.settings.max_frozen if own is None else own
 
-    def open_dependency(self, job: Job) -> Dependency | None:
+    def open_dependency(self, job: Job) -> Edge | None:
         """The first dependency that the pending job still waits for."""
-        if not self._dependencies.waits(job.id):
-            return None
-        spec = job.spec
-        return self._dependencies.first_open(job.id, spec.dependency, user=job.user, name=spec.name, index=job.index)
+        return self._dependencies.first_open(job) if self._dependencies.waits(job.id) else None
+
+    def over(self, job_id: str) -> bool:
+        """Over for good: no retry is to come."""
+        return self._jobs[job_id].state.final and job_id not in self._to_retry
+
+    def known(self, user: str) -> KnownJobs:
+        """The user's jobs, for those that depend on them: see `resolve.Known`."""
+        return KnownJobs(self, user)
+
+    def named(self, user: str, name: str) -> tuple[str, ...]:
+        """The arrays of the user's last submission that has the name, as far as they are known."""
+        return self._dependencies.latest(user, name)
+
+    def tasks(self, array_id: str) -> Sequence[str]:
+        """The ids of the array's tasks, or of the one job of this id; empty: there is none."""
+        found = self._arrays.get(array_id)
+        if found is not None:
+            return found
+        return (array_id,) if array_id in self._jobs else ()
 
     def copy(self) -> Self:
         """An independent twin: to look ahead without changing anything. Jobs are frozen, and so shared."""
@@ -251,13 +295,32 @@ class Books:
         self._outlived.set(job_id, None)
 
     def _compete(self, job: Job) -> None:
-        """The pending job goes where it belongs: among the ready ones, or those that a moment is set for."""
-        if job.held or self._dependencies.waits(job.id) or job.id in self._doomed:
-            return
-        if job.not_before is not None:
-            self._delayed.set(job.id, job.not_before)
+        """The job goes where it belongs: among the ready ones, or those that a moment is set for. Or it is frozen.
+
+        One that cannot ever have a place as things are is in nobody's way.
+        """
+        if not job.lends:
+            if job.held or self._dependencies.waits(job.id) or job.id in self._doomed:
+                return
+            if job.not_before is not None:
+                self._delayed.set(job.id, job.not_before)
+                return
+        demand = self.wanted(job)
+        refusal = self._refusals.of(job.spec.queue, demand, frozen=job.lends)
+        if refusal is None:
+            self.ready.add(job, demand, frozen=job.lends)
         else:
-            self.ready.add(job, job.demand)
+            self.unfit[job.id] = refusal
+
+    def _withdraw(self, job: Job) -> None:
+        """The job competes no longer; one that does not is no error."""
+        self.ready.remove(job)
+        self.unfit.pop(job.id, None)
+
+    def _current(self, job: Job) -> Job:
+        """The job in the place that its queue's priority gives it now."""
+        priority = self.queue(job.spec.queue).priority
+        return job if job.order[0] == -priority else changed(job, {"order": (-priority, *job.order[1:])})
 
     def _patience(self, after: float) -> Iterator[float]:
         """Moments at which one that runs may be preempted that may not be yet, or is longer than one took it to be."""
@@ -281,7 +344,8 @@ class Books:
     def _leave_queue(self, job: Job) -> None:
         if job.id in self._pending:
             del self._pending[job.id]
-            self.ready.remove(job)
+            self._waiting[job.spec.queue] -= 1
+            self._withdraw(job)
             self._dependencies.forget(job.id)
             self._doomed.pop(job.id, None)
             self._delayed.set(job.id, None)
@@ -301,7 +365,7 @@ class Books:
             self._lend(before, now, -1)
             self._hold(before, before.demand, now, -1)
             del self._lending[job_id]
-            self.ready.remove(before)
+            self._withdraw(before)
         else:
             self._room.give(before.demand, before.placement)
             self._hold(before, before.demand, now, -1)
@@ -314,24 +378,33 @@ class Books:
 
     def _settle(self, job: Job) -> list[str]:
         self._settled += 1
+        if job.index is not None:
+            self._array_left[job.array_id] -= 1
         succeeded, had_started = job.state is State.COMPLETED, job.run_base is not None
-        return self._settle_edges(
-            *self._dependencies.ended(
-                job.id,
-                user=job.user,
-                name=job.spec.name,
-                index=job.index,
-                succeeded=succeeded,
-                had_started=had_started,
-            )
-        )
+        return self._settle_edges(*self._dependencies.ended(job, succeeded=succeeded, had_started=had_started))
 
-    def _settle_edges(self, free: list[str], doomed: list[tuple[str, Dependency]]) -> list[str]:
+    def _tally(self, arrays: Sequence[str], index: int | None) -> Tally:
+        """Of the jobs that an edge points at, as far as they are known."""
+        total, started, ended, succeeded = 0, 0, 0, 0
+        for array_id in arrays:
+            for job_id in self.tasks(array_id) if index is None else (f"{array_id}_{index}",):
+                job = self._jobs.get(job_id)
+                if job is None:
+                    continue
+                over = self.over(job_id)
+                total += 1
+                started += over or job.run_base is not None
+                ended += over
+                succeeded += over and job.state is State.COMPLETED
+        return total, started, ended, succeeded
+
+    def _settle_edges(self, free: list[str], doomed: list[Doomed]) -> list[str]:
         for job_id in free:
             self._compete(self._jobs[job_id])
         for job_id, edge in doomed:
             self._doom(job_id, edge)
         return free
 
-    def _doom(self, job_id: str, edge: Dependency) -> None:
-        self._doomed[job_id] = Reason(why=Why.DEPENDENCY_NEVER, dependency=edge)
+    def _doom(self, job_id: str, edge: Edge) -> None:
+        dependency = Dependency(edge.condition, edge.name)
+        self._doomed[job_id] = Reason(why=Why.DEPENDENCY_NEVER, dependency=dependency)

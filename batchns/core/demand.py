@@ -11,12 +11,13 @@ from functools import lru_cache
 from attrs import evolve, frozen
 
 from batchns.core.node import NodeCapacity
-from batchns.core.reasons import FULL, Shortage
+from batchns.core.reasons import FULL, SCRATCH, Shortage
 from batchns.errors import UserError
 from batchns.model.config import Config, Queue
-from batchns.model.job import JobSpec, Resources
-from batchns.units import format_duration
+from batchns.model.job import Isolation, JobSpec, Resources, ScratchOn
+from batchns.units import format_duration, quote
 
+APPARMOR, SELINUX = "AppArmor", "SELinux"  # as `kernel.lsm` has them
 PAGE = 4096  # memory limits are whole pages: what is counted is then what the kernel holds
 
 
@@ -93,6 +94,8 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
     whole, share = _cpus(asked, defaults.cpus)
     _check_cpuset(asked, whole, capacity)
     _check_named(asked, capacity)
+    _check_confines(spec.isolation, capacity)
+    _check_scratch(asked, capacity)
     cpus = whole or share / FULL
     memory = asked.memory or defaults.memory
     if memory is None:
@@ -100,6 +103,8 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
         memory = int(capacity.memory * cpus / len(capacity.cpus))
         memory = memory if most is None else min(memory, int(most))
     memory = max(PAGE, memory - memory % PAGE)
+    scratch = asked.scratch if asked.scratch is not None else defaults.scratch
+    counts = ((name, count) for name, count in asked.named.items() if count)
     grace = spec.preempt.grace_time
     demand = Demand(
         whole=whole,
@@ -108,13 +113,13 @@ def resolve(spec: JobSpec, capacity: NodeCapacity, config: Config) -> tuple[Dema
         memory=memory,
         egress=(spec.network.egress or 0) if capacity.egress is not None else 0,
         ingress=(spec.network.ingress or 0) if capacity.ingress is not None else 0,
-        named=tuple(sorted((name, count) for name, count in asked.named.items() if count)),
+        named=tuple(sorted((*counts, *(((SCRATCH, scratch),) if asked.scratch_on is ScratchOn.DISK else ())))),
     )
     bounds = Bounds(
         cpu_shares=asked.cpu_shares or max(2, round(1024 * cpus)),
         memory=memory,
         pids=asked.pids or defaults.pids,
-        scratch=asked.scratch if asked.scratch is not None else defaults.scratch,
+        scratch=scratch,
         blkio_weight=asked.blkio_weight,
         egress=spec.network.egress,
         ingress=spec.network.ingress,
@@ -172,6 +177,8 @@ def _check_bounds(queue: Queue, demand: Demand, bounds: Bounds) -> None:
             ("memory", demand.memory, bound.memory),
             ("egress", rates["egress"], bound.egress),
             ("ingress", rates["ingress"], bound.ingress),
+            ("pids", bounds.pids, bound.pids),
+            ("scratch", bounds.scratch, bound.scratch),
         )
         for name, needed, most_of in rows:
             if most_of is not None and needed > most_of:
@@ -183,6 +190,25 @@ def _check_bounds(queue: Queue, demand: Demand, bounds: Bounds) -> None:
                     else f"{name} = {lack.amount(needed)}: this queue allows all its jobs together {allowed}",
                     f"ask for at most {allowed}, or choose another queue",
                 )
+
+
+def _check_confines(asked: Isolation, capacity: NodeCapacity) -> None:
+    if capacity.confines is None:
+        return
+    for key, name, module in (("apparmor", asked.apparmor, APPARMOR), ("selinux_label", asked.selinux_label, SELINUX)):
+        if name is not None and module not in capacity.confines:
+            raise UserError(
+                f"isolation.{key} = {quote(name)}: this machine's kernel does not run {module}",
+                f"remove it, or have the machine booted with {module.lower()} among those of lsm= (batchns doctor)",
+            )
+
+
+def _check_scratch(asked: Resources, capacity: NodeCapacity) -> None:
+    if asked.scratch_on is ScratchOn.DISK and SCRATCH not in capacity.named:
+        raise UserError(
+            'scratch_on = "disk": there is no folder for that here',
+            "remove it, or have scratch_folder written under [node] in batchns.toml; runs without root have none",
+        )
 
 
 def _check_named(asked: Resources, capacity: NodeCapacity) -> None:

@@ -1,170 +1,269 @@
 """Dependencies: which edges are open, met, or can never be met.
 
-1. An edge points at a name, and so at every job and array task of that name, taken together (as Slurm takes an array).
+1. An edge points at arrays by their ids, at all tasks of all of them taken together (as Slurm takes an array), or at
+   one task. Names are resolved once, when a job is submitted (resolve.py): nothing here knows of a name but singletons.
 2. Every edge is settled once: a job's end costs as much as the edges that it settles, not as the jobs that wait.
+3. What nobody waits for costs nothing. An edge to what is not known (it was over, and forgotten) is met: had it ended
+   in vain, the one that waits would have been cancelled before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from attrs import define, evolve, field
 
-from batchns.errors import UserError
-from batchns.model.job import Condition, Dependency, JobSpec
+from batchns.core.job import Edge, Job
+from batchns.core.sharing import Sharing
+from batchns.model.job import Condition
 
 
-class Edge(Enum):
+class Standing(Enum):
     OPEN = "open"
     MET = "met"
     NEVER = "never"
 
 
+Tally = tuple[int, int, int, int]  # jobs that there are, have started (or ended), have ended, have ended well
+_Key = tuple[tuple[str, ...], int | None]  # arrays, or one task of each
+Count = Callable[[tuple[str, ...], int | None], Tally]
+Doomed = tuple[str, Edge]  # a job, and the edge that it waits for in vain
+
+
 @define
 class _Group:
-    """All jobs of one name: how many there are, have started (or ended), have ended, have ended well."""
+    """What somebody waits for: the tally of its jobs. `users`: waiting jobs that depend on it, met or not."""
 
-    total: int = 0
-    started: int = 0
-    ended: int = 0
-    succeeded: int = 0
-    waiting: dict[Condition, list[str]] = field(factory=dict)
+    total: int
+    started: int
+    ended: int
+    succeeded: int
+    users: int = 0
+    waiting: dict[Condition, list[Doomed]] = field(factory=dict)
 
-    def edge(self, condition: Condition) -> Edge:
+    def copy(self) -> _Group:
+        return evolve(self, waiting={condition: jobs.copy() for condition, jobs in self.waiting.items()})
+
+    def standing(self, condition: Condition) -> Standing:
         """Slurm's meanings; a retry that is still due is no end."""
         over = self.ended == self.total
         match condition:
             case Condition.AFTER:
-                return Edge.MET if self.started == self.total else Edge.OPEN
+                return Standing.MET if self.started == self.total else Standing.OPEN
             case Condition.AFTERANY:
-                return Edge.MET if over else Edge.OPEN
+                return Standing.MET if over else Standing.OPEN
             case Condition.AFTEROK | Condition.AFTERCORR:
                 if self.succeeded < self.ended:
-                    return Edge.NEVER
-                return Edge.MET if over else Edge.OPEN
+                    return Standing.NEVER
+                return Standing.MET if over else Standing.OPEN
             case Condition.AFTERNOTOK:
                 if not over:
-                    return Edge.OPEN
-                return Edge.NEVER if self.succeeded == self.total else Edge.MET
+                    return Standing.OPEN
+                return Standing.NEVER if self.total and self.succeeded == self.total else Standing.MET
             case Condition.SINGLETON:
                 raise AssertionError("singletons wait in line, not for a group")
 
 
-Doomed = tuple[str, Dependency]  # a job, and the edge that it waits for in vain
-_Key = tuple[str, int | None]  # a name, or one array task of it
+@define
+class _Name:
+    """A user's jobs of one name: those that are not over, in the order of their submission, and who of them waits for
+    those before; `latest`: the arrays of the last submission that has the name, as long as they are known.
+    """
+
+    line: dict[str, bool] = field(factory=dict)
+    waiting: int = 0
+    latest: dict[str, None] = field(factory=dict)
+
+    def copy(self) -> _Name:
+        return _Name(self.line.copy(), self.waiting, self.latest.copy())
 
 
 class Dependencies:
     """The open edges of all jobs that wait."""
 
     def __init__(self) -> None:
-        self._groups: dict[_Key, _Group] = {}
+        self._groups = Sharing[_Key, _Group]()
+        self._watched = Sharing[tuple[str, int | None], dict[_Key, None]]()  # by array, or task: the groups it is in
+        self._depended: Counter[str] = Counter()  # by array: so many groups
         self._open: dict[str, int] = {}  # edges that a waiting job still waits for
-        self._lines: dict[tuple[str, str], dict[str, bool]] = {}  # by user and name: jobs not over, and who waits so
+        self._keys: dict[str, list[_Key]] = {}  # by waiting job: the groups that it depends on, met or not
+        self._names = Sharing[tuple[str, str], _Name]()
 
     def copy(self) -> Dependencies:
         other = Dependencies()
-        other._groups = {
-            key: evolve(group, waiting={condition: jobs.copy() for condition, jobs in group.waiting.items()})
-            for key, group in self._groups.items()
-        }
-        other._open = self._open.copy()
-        other._lines = {key: line.copy() for key, line in self._lines.items()}
+        other._groups, other._watched = self._groups.copy(), self._watched.copy()
+        other._depended, other._names = self._depended.copy(), self._names.copy()
+        other._open, other._keys = self._open.copy(), self._keys.copy()
         return other
 
-    def add(self, job: str, user: str, name: str, index: int | None) -> None:
-        """The job exists. Before any edge to it is added."""
-        for key in {(name, None), (name, index)}:
-            self._groups.setdefault(key, _Group()).total += 1
-        self._lines.setdefault((user, name), {})[job] = False
+    # Names.
 
-    def wait(
-        self, job: str, edges: Sequence[Dependency], *, user: str = "", name: str = "", index: int | None = None
-    ) -> Dependency | None:
-        """`job` waits for `edges`; returns one that can never be met, if there is one already."""
-        for dependency in dict.fromkeys(edges):
-            if dependency.condition is Condition.SINGLETON:
-                line = self._lines[(user, name)]
-                if next(iter(line)) != job:
-                    line[job] = True
-                    self._open[job] = self._open.get(job, 0) + 1
+    def add(self, jobs: Sequence[Job]) -> None:
+        """The jobs of one submission exist. Before any edge of theirs is added."""
+        fresh = set()
+        for job in jobs:
+            key = (job.user, job.spec.name)
+            if key not in self._names:
+                self._names[key] = _Name()
+            name = self._names.own(key)
+            if key not in fresh:
+                fresh.add(key)
+                name.latest = {}
+            name.line[job.id] = False
+            name.latest[job.array_id] = None
+
+    def latest(self, user: str, name: str) -> tuple[str, ...]:
+        """The arrays of the user's last submission that has the name, as far as they are known."""
+        found = self._names.get((user, name))
+        return tuple(found.latest) if found else ()
+
+    def forget_array(self, array_id: str, user: str, name: str) -> None:
+        """The array, over for good, has left: its name points at it no longer."""
+        key = (user, name)
+        if key in self._names:
+            known = self._names.own(key)
+            known.latest.pop(array_id, None)
+            if not known.latest and not known.line:
+                del self._names[key]
+
+    # Edges.
+
+    def wait(self, job: Job, count: Count) -> Edge | None:
+        """The job waits for its edges; returns one that can never be met, if there is one already.
+
+        `count`: the tally of arrays, or of one task of each.
+        """
+        keys, vain = list[_Key](), None
+        for edge in dict.fromkeys(job.edges):
+            if edge.condition is Condition.SINGLETON:
+                self._stand_in_line(job)
                 continue
-            group = self._groups[_target(dependency, index)]
-            match group.edge(dependency.condition):
-                case Edge.NEVER:
-                    self.forget(job)
-                    return dependency
-                case Edge.OPEN:
-                    group.waiting.setdefault(dependency.condition, []).append(job)
-                    self._open[job] = self._open.get(job, 0) + 1
-                case Edge.MET:
+            key = _target(edge, job)
+            if key not in self._groups:
+                self._groups[key] = _Group(*count(*key))
+                for array in edge.arrays:
+                    self._watch((array, key[1]), key)
+                    self._depended[array] += 1
+            group = self._groups.own(key)
+            group.users += 1
+            keys.append(key)
+            match group.standing(edge.condition):
+                case Standing.NEVER:
+                    vain = vain or edge
+                case Standing.OPEN:
+                    group.waiting.setdefault(edge.condition, []).append((job.id, edge))
+                    self._open[job.id] = self._open.get(job.id, 0) + 1
+                case Standing.MET:
                     pass
-        return None
+        if keys:
+            self._keys[job.id] = keys
+        if vain is not None:
+            self._open.pop(job.id, None)
+        return vain
+
+    def _watch(self, part: tuple[str, int | None], key: _Key) -> None:
+        if part not in self._watched:
+            self._watched[part] = {}
+        self._watched.own(part)[key] = None
+
+    def _stand_in_line(self, job: Job) -> None:
+        name = self._names.own((job.user, job.spec.name))
+        if next(iter(name.line)) != job.id:
+            name.line[job.id] = True
+            name.waiting += 1
+            self._open[job.id] = self._open.get(job.id, 0) + 1
 
     def waits(self, job: str) -> bool:
         return job in self._open
 
-    def first_open(
-        self, job: str, edges: Sequence[Dependency], *, user: str = "", name: str = "", index: int | None = None
-    ) -> Dependency | None:
-        """The first of `edges` that is not met, for an explanation."""
-        for edge in edges:
-            if edge.condition is Condition.SINGLETON:
-                if self._lines[(user, name)].get(job):
-                    return edge
-            elif self._groups[_target(edge, index)].edge(edge.condition) is not Edge.MET:
-                return edge
-        return None
+    def depended_on(self, array_id: str) -> bool:
+        """Whether a waiting job depends on it, met or not."""
+        return array_id in self._depended
 
-    def started(self, name: str, index: int | None = None) -> tuple[list[str], list[Doomed]]:
-        """A job of this name has started for the first time. Returns what `ended` returns."""
-        for key in {(name, None), (name, index)}:
-            self._groups[key].started += 1
-        return self._settle(name, index)
+    def first_open(self, job: Job) -> Edge | None:
+        """The first of its edges that is not met, for an explanation."""
+        return next((edge for edge in job.edges if self._is_open(edge, job)), None)
 
-    def ended(
-        self, job: str, *, user: str, name: str, index: int | None = None, succeeded: bool, had_started: bool
-    ) -> tuple[list[str], list[Doomed]]:
+    def _is_open(self, edge: Edge, job: Job) -> bool:
+        if edge.condition is Condition.SINGLETON:
+            return bool(self._names[job.user, job.spec.name].line.get(job.id))
+        group = self._groups.get(_target(edge, job))
+        return group is not None and group.standing(edge.condition) is not Standing.MET
+
+    def started(self, job: Job) -> tuple[list[str], list[Doomed]]:
+        """The job has started for the first time. Returns what `ended` returns."""
+        keys = self._keys_of(job)
+        for key in keys:
+            self._groups.own(key).started += 1
+        return self._settle(keys)
+
+    def ended(self, job: Job, *, succeeded: bool, had_started: bool) -> tuple[list[str], list[Doomed]]:
         """The job is over for good.
 
         Returns the jobs that wait for nothing any more, and those that wait in vain, each with the edge.
         """
-        for key in {(name, None), (name, index)}:
-            group = self._groups[key]
+        keys = self._keys_of(job)
+        for key in keys:
+            group = self._groups.own(key)
             group.started += not had_started
             group.ended += 1
             group.succeeded += succeeded
-        free, doomed = self._settle(name, index)
-        line = self._lines[(user, name)]
-        del line[job]
-        first = next(iter(line), None)
-        if first is not None and line[first]:
-            line[first] = False
-            self._close_edge(first, free)
-        elif first is None:
-            del self._lines[(user, name)]
+        free, doomed = self._settle(keys)
+        name = self._names.own((job.user, job.spec.name))
+        if name.line.pop(job.id):
+            name.waiting -= 1
+        if name.waiting:
+            first = next(iter(name.line))
+            if name.line[first]:
+                name.line[first] = False
+                name.waiting -= 1
+                self._close_edge(first, free)
         return free, doomed
 
     def forget(self, job: str) -> None:
-        """The job waits no longer: it was cancelled."""
+        """The job waits no longer: it is started, or cancelled."""
         self._open.pop(job, None)
+        for key in self._keys.pop(job, ()):
+            group = self._groups.own(key)
+            group.users -= 1
+            if group.users:
+                continue
+            del self._groups[key]
+            for array in key[0]:
+                part = (array, key[1])
+                del self._watched.own(part)[key]
+                if not self._watched[part]:
+                    del self._watched[part]
+                self._depended[array] -= 1
+                if not self._depended[array]:
+                    del self._depended[array]
 
-    def _settle(self, name: str, index: int | None) -> tuple[list[str], list[Doomed]]:
+    def _keys_of(self, job: Job) -> list[_Key]:
+        """The groups that the job is one of."""
+        if job.array_id not in self._depended:
+            return []
+        keys = [*(self._watched.get((job.array_id, None)) or ())]
+        if job.index is not None:
+            keys += self._watched.get((job.array_id, job.index)) or ()
+        return keys
+
+    def _settle(self, keys: Sequence[_Key]) -> tuple[list[str], list[Doomed]]:
         free: list[str] = []
         doomed: list[Doomed] = []
-        for key in ((name, None), (name, index))[: 1 + (index is not None)]:
-            group = self._groups[key]
+        for key in keys:
+            group = self._groups.own(key)
             for condition in list(group.waiting):
-                edge = group.edge(condition)
-                if edge is Edge.OPEN:
+                standing = group.standing(condition)
+                if standing is Standing.OPEN:
                     continue
-                for job in group.waiting.pop(condition):
+                for job, edge in group.waiting.pop(condition):
                     if job not in self._open:
                         continue
-                    if edge is Edge.NEVER:
+                    if standing is Standing.NEVER:
                         del self._open[job]
-                        doomed.append((job, Dependency(condition, name)))
+                        doomed.append((job, edge))
                     else:
                         self._close_edge(job, free)
         return free, doomed
@@ -178,64 +277,5 @@ class Dependencies:
             free.append(job)
 
 
-def _target(edge: Dependency, index: int | None) -> _Key:
-    return (edge.name, index if edge.condition is Condition.AFTERCORR else None)
-
-
-def check_dependencies(specs: Sequence[JobSpec]) -> list[tuple[JobSpec, UserError]]:
-    """Edges to names and tasks that no job has, and circles; empty when all is well."""
-    named: dict[str, list[JobSpec]] = {}
-    for spec in specs:
-        named.setdefault(spec.name, []).append(spec)
-    edges = {
-        name: {edge.name: None for spec in group for edge in spec.dependency if edge.name}
-        for name, group in named.items()
-    }
-    problems = [
-        (spec, error)
-        for spec in specs
-        for edge in spec.dependency
-        if edge.condition is not Condition.SINGLETON and (error := _missing(spec, edge, named)) is not None
-    ]
-    circle = _circle(edges)
-    for spec in specs:
-        if spec.name in circle:
-            path = " -> ".join([*circle, circle[0]])
-            problems.append((spec, UserError(f"dependencies go round in a circle: {path}", "remove one of them")))
-    return problems
-
-
-def _missing(spec: JobSpec, edge: Dependency, named: dict[str, list[JobSpec]]) -> UserError | None:
-    if edge.name not in named:
-        return UserError(f"dependency on {edge.name!r}: no such job", f"jobs here: {', '.join(list(named)[:8])}")
-    if edge.condition is not Condition.AFTERCORR:
-        return None
-    if spec.array is None:
-        return UserError(f"aftercorr:{edge.name} without an array", 'give both jobs the same array, or write "afterok"')
-    have = {index for other in named[edge.name] if other.array for index in other.array.indices}
-    missing = [index for index in spec.array.indices if index not in have]
-    if not missing:
-        return None
-    what = f"aftercorr:{edge.name}: it has no task {missing[0]}"
-    return UserError(what, 'give both the same array, or write "afterok"')
-
-
-def _circle(edges: dict[str, dict[str, None]]) -> list[str]:
-    """The names on one circle, in the order of the edges; empty when there is none. Iterative: chains may be long."""
-    done: set[str] = set()
-    for root in edges:
-        path: dict[str, None] = {}
-        stack = [(root, False)]
-        while stack:
-            name, leaving = stack.pop()
-            if leaving:
-                del path[name]
-                done.add(name)
-            elif name in path:
-                names = list(path)
-                return names[names.index(name) :]
-            elif name not in done and name in edges:
-                path[name] = None
-                stack.append((name, True))
-                stack.extend((target, False) for target in edges[name])
-    return []
+def _target(edge: Edge, job: Job) -> _Key:
+    return (edge.arrays, job.index if edge.condition is Condition.AFTERCORR else edge.index)

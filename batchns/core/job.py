@@ -9,7 +9,7 @@ from attrs import field, fields, frozen
 
 from batchns.core.demand import Bounds, Demand
 from batchns.core.placement import Placement
-from batchns.model.job import JobSpec, PreemptMode
+from batchns.model.job import Condition, JobSpec, PreemptMode
 from batchns.model.lifecycle import State
 
 DAY = 86400.0
@@ -53,6 +53,7 @@ class Cause(Enum):
     DEADLINE = "deadline"
     CANCELLED = "cancelled"
     PREEMPTED = "preempted"  # its place is needed; what it is to become stands in its preempt mode
+    REQUEUED = "requeued"  # somebody asked for another attempt of it
     REFUSED = "refused"  # a limit that it insists on turned out not to be in force
 
 
@@ -86,6 +87,19 @@ class Frozen:
     by: str = ""  # the job that it made room for
 
 
+@frozen
+class Edge:
+    """A dependency with what it points at: all tasks of `arrays` together, or task `index` of each.
+
+    A SINGLETON points at nothing; an AFTERCORR at the task that has the index of the one that waits.
+    """
+
+    condition: Condition
+    name: str  # as it was written: a job's name, or an id
+    arrays: tuple[str, ...] = ()
+    index: int | None = None
+
+
 @frozen(kw_only=True)
 class Job:
     """`id` is "7", or "7_3" for task 3 of array 7. Seconds and moments are of the schedule's clock."""
@@ -109,14 +123,22 @@ class Job:
     run_base: float | None = None  # running seconds when this attempt's command started; None: never started
     not_before: float | None = None  # PENDING: does not compete before this moment
     deadline: float | None = None  # to be over by this moment
-    held: bool = False  # PENDING: does not compete before it is released
+    edges: tuple[Edge, ...] = ()  # its dependencies
+    held: bool = False  # as soon as it is PENDING, it does not compete before it is released
     warned: bool = False  # this attempt has been warned of its time limit
     frozen: Frozen | None = None  # set in SUSPENDING and SUSPENDED; in COMPLETING where it has lent its CPUs
-    requeues: int = 0  # attempts that ended for another job: no retry is used up by them
+    requeues: int = 0  # attempts that ended for another job, or because somebody asked: no retry is used up by them
     freezes: int = 0  # how often it was frozen for another job
+    unfreezable: bool = False  # a freeze for another job has failed in this attempt: that is not tried again
     lent: float = 0.0  # seconds that it was frozen for other jobs, up to its last thaw
     stretch: float = 0.0  # running seconds when it was last started or thawed
     held_memory: int | None = None  # frozen, and bounded to so many bytes: the rest of its memory is free for others
+    trouble: str = ""  # SUSPENDED: why its last thaw failed
+
+    @property
+    def priority(self) -> int:
+        """0 to 100, as a job file has it: that of its spec, unless it was changed since."""
+        return -self.order[1]
 
     @property
     def throttle(self) -> int | None:

@@ -23,6 +23,7 @@ class NodeCapacity:
     ingress: int | None = None
     named: Mapping[str, int] = field(factory=dict)
     units: frozenset[str] = frozenset()  # those of `named` whose units are told apart, from 0
+    confines: frozenset[str] | None = None  # see `kernel.lsm.running`; None: not known
     jobs: int | None = None  # at a time, as many as there are addresses and id ranges; None: not counted
 
     def memory_node(self, cpu: int) -> int:

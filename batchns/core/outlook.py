@@ -38,13 +38,16 @@ def outlook(schedule: Schedule, now: float, *, steps: int = STEPS) -> dict[str, 
     return {job_id: Expected(start, ends.get(job_id, inf)) for job_id, start in starts.items()}
 
 
-def run_forward(schedule: Schedule, now: float, steps: int = STEPS) -> Iterator[tuple[float, Schedule]]:
+def run_forward(
+    schedule: Schedule, now: float, steps: int = STEPS, *, own: bool = False
+) -> Iterator[tuple[float, Schedule]]:
     """Each moment at which something happens, from `now` on and for so many, with the schedule as it is then.
 
     Everybody runs for its estimate, or its time limit, and ends well; whatever is asked of the machine is done at once.
-    A copy is run forward, the same one all the time: `schedule` itself does not change.
+    A copy is run forward, the same one all the time: `schedule` itself does not change. `own`: it is a copy already,
+    and nobody else's.
     """
-    ahead = schedule.copy()
+    ahead = schedule if own else schedule.copy()
     _arrive(ahead, now)
     for _ in range(steps):
         while actions := decide(ahead, now):

@@ -17,6 +17,9 @@ from batchns.core.demand import Demand
 from batchns.core.node import NodeCapacity
 from batchns.core.reasons import FULL, Shortage
 
+_NOT_THERE = 2 * FULL  # the load of a CPU that the node does not have
+_UNCOUNTED = 1 << 62  # bits per second: more than all jobs ask for
+
 
 @frozen
 class Placement:
@@ -31,7 +34,10 @@ class Placement:
 
 
 class Room:
-    """What is free of a node. `copy` it to try something out: decisions never touch the original."""
+    """What is free of a node. `copy` it to try something out: decisions never touch the original.
+
+    Jobs may hold what the node does not have, or not any more: then less than nothing is free, until they end.
+    """
 
     __slots__ = (
         "_capacity",
@@ -58,8 +64,8 @@ class Room:
         self._idle = len(capacity.cpus)
         self._slack = FULL  # the largest free part of any one CPU
         self.memory = capacity.memory
-        self.egress = capacity.egress or 0
-        self.ingress = capacity.ingress or 0
+        self.egress = _UNCOUNTED if capacity.egress is None else capacity.egress
+        self.ingress = _UNCOUNTED if capacity.ingress is None else capacity.ingress
         self.named = dict(capacity.named)
         self._units = {name: (1 << capacity.named[name]) - 1 for name in capacity.units}  # free ones, a bit each
         self.jobs = sys.maxsize if capacity.jobs is None else capacity.jobs
@@ -76,7 +82,7 @@ class Room:
     @property
     def exhausted(self) -> bool:
         """No CPU has any part left, or there are as many jobs as may be: nothing at all can be placed."""
-        return self._slack == 0 or self.jobs == 0
+        return self._slack == 0 or self.jobs <= 0
 
     @property
     def idle(self) -> int:
@@ -91,10 +97,10 @@ class Room:
         """Whether `place` would find a place. Cheap: it is asked of every kind of waiting job."""
         return (
             self._fits_cpus(demand)
-            and demand.jobs <= self.jobs
-            and demand.memory <= self.memory
-            and demand.egress <= self.egress
-            and demand.ingress <= self.ingress
+            and (demand.jobs <= self.jobs or not demand.jobs)
+            and (demand.memory <= self.memory or not demand.memory)
+            and (demand.egress <= self.egress or not demand.egress)
+            and (demand.ingress <= self.ingress or not demand.ingress)
             and all(count <= self.named.get(name, 0) for name, count in demand.named)
         )
 
@@ -110,7 +116,7 @@ class Room:
             ("ingress", demand.ingress, self.ingress, capacity.ingress or 0),
             *((name, count, self.named.get(name, 0), capacity.named.get(name, 0)) for name, count in demand.named),
         )
-        return next((Shortage(*entry) for entry in plain if entry[1] > entry[2]), None)
+        return next((Shortage(*entry) for entry in plain if entry[1] > max(entry[2], 0)), None)
 
     def place(self, demand: Demand) -> Placement | None:
         """A place for `demand`, or None. Nothing is taken yet."""
@@ -153,7 +159,9 @@ class Room:
         # A share with a cpuset of several CPUs is counted in full on each: it may run on any one of them.
         amount = sign * (FULL if demand.whole else demand.share)
         for cpu in placement.cpus:
-            before = self._load[cpu]
+            before = self._load.get(cpu)
+            if before is None:
+                continue  # the node has it no longer
             self._load[cpu] = before + amount
             self._idle += (before + amount == 0) - (before == 0)
         self._slack = FULL if self._idle else FULL - min(self._load.values())
@@ -162,15 +170,18 @@ class Room:
         self.egress -= sign * demand.egress
         self.ingress -= sign * demand.ingress
         for name, count in demand.named:
-            self.named[name] -= sign * count
+            if name in self.named:
+                self.named[name] -= sign * count
         if demand.named:  # else the units are not what is given or taken: a frozen job keeps its own
             for name, numbers in placement.units:
-                self._units[name] ^= sum(1 << number for number in numbers)
+                if name in self._units:
+                    units = sum(1 << number for number in numbers if number < self._capacity.named[name])
+                    self._units[name] = self._units[name] & ~units if sign > 0 else self._units[name] | units
 
     def _fits_cpus(self, demand: Demand) -> bool:
         if demand.cpuset:
             most = 0 if demand.whole else FULL - demand.share
-            return all(self._load[cpu] <= most for cpu in demand.cpuset)
+            return all(self._load.get(cpu, _NOT_THERE) <= most for cpu in demand.cpuset)
         if demand.whole:
             return demand.whole <= self._idle
         return demand.share <= self._slack
@@ -178,7 +189,7 @@ class Room:
     def _cpu_shortage(self, demand: Demand) -> Shortage:
         if demand.cpuset:
             most = 0 if demand.whole else FULL - demand.share
-            free = sum(self._load[cpu] <= most for cpu in demand.cpuset)
+            free = sum(self._load.get(cpu, _NOT_THERE) <= most for cpu in demand.cpuset)
             return Shortage("cpuset", len(demand.cpuset), free, len(demand.cpuset))
         needed, free = (demand.whole * FULL, self._idle * FULL) if demand.whole else (demand.share, self._slack)
         return Shortage("cpus", needed, free, len(self._load) * FULL)

@@ -156,9 +156,9 @@ class Preemptor:
             frozen_ = []
             for job in self._schedule.lending:
                 kept = job.demand.memory if job.held_memory is None else job.held_memory
-                if job.state is State.SUSPENDED and job.frozen is not None and job.frozen.thaw_by is not None:
+                if (thaw_by := self._schedule.promised(job)) is not None:
                     left = max(job.span - job.done(now), 1.0) + job.bounds.grace_time
-                    frozen_.append((job.id, Promise.of(job.demand, job.frozen.thaw_by, left, kept)))
+                    frozen_.append((job.id, Promise.of(job.demand, thaw_by, left, kept)))
                 else:
                     running.append((job.id, inf, (0, 0, 0, kept)))
             self._promises = Promises(now, self._schedule.capacity, running, frozen_)
@@ -178,7 +178,7 @@ class Preemptor:
     # Who.
 
     def _preempts(self, queue: str) -> bool:
-        return self._queues and bool(self._schedule.config.queues[queue].preempts)
+        return self._queues and bool(self._schedule.queue(queue).preempts)
 
     def _victims(self, claim: Claim) -> Iterator[Job]:
         """Running jobs that may be frozen for it, whatever their length."""
@@ -197,7 +197,7 @@ class Preemptor:
 
     def _may_be_frozen(self, job: Job) -> bool:
         """By anybody."""
-        if job.state is not State.RUNNING or job.mode is PreemptMode.OFF:
+        if job.state is not State.RUNNING or job.mode is PreemptMode.OFF or job.unfreezable:
             return False
         if job.freezes >= self._schedule.settings.max_freezes or job.lent >= self._schedule.max_frozen(job):
             return False
@@ -212,7 +212,7 @@ class Preemptor:
         return job.order[1] >= mine.order[1] and self._ranking.used_by(job.user) >= self._ranking.used_by(mine.user)
 
     def _below_queue(self, job: Job, claim: Claim) -> bool:
-        return self._queues and job.spec.queue in self._schedule.config.queues[claim.job.spec.queue].preempts
+        return self._queues and job.spec.queue in self._schedule.queue(claim.job.spec.queue).preempts
 
     def _ran(self, job: Job) -> float:
         """Seconds since it was last started or thawed; a moment more: sums of fractions are not to the last digit."""
@@ -221,11 +221,8 @@ class Preemptor:
 
     def _memory_allows(self, victims: list[Job]) -> bool:
         """Whether frozen jobs would hold no more memory together than they may."""
-        most = self._schedule.settings.frozen_memory
-        if most is None:
-            most = self._schedule.capacity.memory // 2
-        held = sum(job.demand.memory if job.held_memory is None else job.held_memory for job in self._schedule.lending)
-        return held + sum(victim.demand.memory for victim in victims) <= most
+        held = frozen_memory(self._schedule) + sum(victim.demand.memory for victim in victims)
+        return held <= most_frozen_memory(self._schedule)
 
     # More than freezing.
 
@@ -255,7 +252,7 @@ class Preemptor:
         """End those that said so: `requeue` before `cancel`, the least work lost first."""
         if not self._preempts(claim.job.spec.queue):
             return []
-        names = set(self._schedule.config.queues[claim.job.spec.queue].preempts)
+        names = set(self._schedule.queue(claim.job.spec.queue).preempts)
         active = (self._schedule[job_id] for job_id in self._schedule.active)
         victims = [
             job
@@ -277,6 +274,17 @@ class Preemptor:
                     for job in _needed(claim.demand, room, chosen, _give_all)
                 ]
         return []
+
+
+def frozen_memory(schedule: Schedule) -> int:
+    """Bytes that jobs which lend their CPUs keep from others: their limits, or what they were squeezed to."""
+    return sum(job.demand.memory if job.held_memory is None else job.held_memory for job in schedule.lending)
+
+
+def most_frozen_memory(schedule: Schedule) -> int:
+    """Bytes of that beyond which nobody else is frozen for another job."""
+    most = schedule.settings.frozen_memory
+    return schedule.capacity.memory // 2 if most is None else most
 
 
 class _Longest:

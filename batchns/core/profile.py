@@ -18,6 +18,7 @@ from batchns.core.node import NodeCapacity
 from batchns.core.placement import Room
 
 Vector = list[int]
+_KEPT = 4096  # demands whose vector is known
 
 
 class Measure:
@@ -34,6 +35,8 @@ class Measure:
             named = dict(demand.named)
             vector = [demand.whole or 1, demand.memory, demand.jobs, demand.egress, demand.ingress]
             vector += [named.get(name, 0) for name in self._names]
+            if len(self._vectors) >= _KEPT:
+                self._vectors.clear()
             self._vectors[demand] = vector
         return vector
 
@@ -56,8 +59,9 @@ Release = tuple[float, Vector]  # (moment, what comes back)
 
 
 def covers(free: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Less than nothing may be free, where a node has become smaller: who wants nothing of it is not kept by that."""
     for have, want in zip(free, wanted, strict=True):  # noqa: SIM110 - a generator takes twice as long, and this is hot
-        if want > have:
+        if want > have and want > 0:
             return False
     return True
 

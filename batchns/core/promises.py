@@ -14,7 +14,7 @@ that has given memory back needs it again to go on.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from math import inf
 
@@ -73,6 +73,9 @@ class Promises:
         self._running = {job: (end, what) for job, end, what in running}
         self._ends: list[Change] = sorted((end, -1, what) for end, what in self._running.values())
         self._frozen = dict(frozen)
+        self._before: tuple[list[float], list[Lent]] | None = None  # what is used when, where promises are broken
+        # The node has become smaller, or somebody takes longer to end than it should: nobody is to make it worse.
+        self._before = None if self.kept() else self._levels()
 
     def start(self, job: str, end: float, what: Lent) -> bool:
         """The job runs from now until `end`; False, and nothing has changed, where that would break a promise."""
@@ -135,6 +138,8 @@ class Promises:
         """Whether all promises can be kept if from now on nothing but them happens."""
         if not self._frozen:
             return True
+        if self._before is not None:
+            return self._no_worse(*self._before)
         (cpus, egress, ingress, memory), changes = self._changes()
         most = self._most
         for _, sign, what in changes:  # hot: a thousand changes for each job that is tried
@@ -143,6 +148,16 @@ class Promises:
             ingress += sign * what[2]
             memory += sign * what[3]
             if sign > 0 and (cpus > most[0] or egress > most[1] or ingress > most[2] or memory > most[3]):
+                return False
+        return True
+
+    def _no_worse(self, known: list[float], before: list[Lent]) -> bool:
+        """Whether nowhere more is used than there is, or than was before."""
+        moments, levels = self._levels()
+        for moment in sorted({*moments, *known}):
+            now = levels[bisect_right(moments, moment) - 1]
+            then = before[bisect_right(known, moment) - 1]
+            if any(used > max(most, was) for used, most, was in zip(now, self._most, then, strict=True)):
                 return False
         return True
 

@@ -39,15 +39,17 @@ class _Held:
         self.ingress += sign * demand.ingress
 
 
+_NONE = Bound()
+
+
 class Quotas:
     """What is held of each bound. `queues`: of batchns.toml."""
 
     def __init__(self, queues: Mapping[str, Queue]) -> None:
-        unbounded = Bound()
         self._bounds = {
             name: (queue.total, queue.per_user)
             for name, queue in queues.items()
-            if queue.total != unbounded or queue.per_user != unbounded
+            if queue.total != _NONE or queue.per_user != _NONE
         }
         self._held: dict[tuple[str, str | None], _Held] = {}
 
@@ -64,6 +66,15 @@ class Quotas:
         if queue in self._bounds:
             for key in ((queue, None), (queue, user)):
                 self._held.setdefault(key, _Held()).change(demand, sign)
+
+    def ever(self, queue: str, demand: Demand) -> Reached | None:
+        """The bound that `demand` alone would break; None where it may be had one day."""
+        total, per_user = self._bounds.get(queue, (_NONE, _NONE))
+        for scope, bound in (("queue", total), ("user", per_user)):
+            lack = _lack(bound, _Held(), demand)
+            if lack is not None:
+                return Reached(scope, lack)
+        return None
 
     def reached(self, queue: str, user: str, demand: Demand) -> Reached | None:
         """The first bound that `demand` would break; None where it may be had."""

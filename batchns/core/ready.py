@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from math import floor, log2
 from typing import Any, NamedTuple
@@ -78,6 +79,14 @@ class Ready:
         other._whole = {width: {number: twins[number] for number in lanes} for width, lanes in self._whole.items()}
         other._widths = self._widths.copy()
         return other
+
+    def waiting(self) -> Counter[str]:
+        """How many compete to start, by queue."""
+        found: Counter[str] = Counter()
+        for key, lane in self._lanes.items():
+            if not key.frozen:
+                found[key.queue] += len(lane.entries)
+        return found
 
     def add(self, job: Job, demand: Demand, *, frozen: bool = False) -> None:
         """The job competes with `demand`. `frozen`: to go on, not to start."""

@@ -16,6 +16,9 @@ from batchns.units import format_rate, format_size
 FULL = 1_000_000  # one CPU, in the unit that shares are counted in: integers add up exactly
 
 
+SCRATCH = "scratch"  # on disk, among the named resources: bytes
+
+
 class Why(Enum):
     """Why a job waits; the last three: why it was cancelled without having run."""
 
@@ -25,11 +28,15 @@ class Why(Enum):
     ARRAY_THROTTLE = "array throttle"
     PAUSED = "paused"
     HELD = "held"
+    FROZEN = "frozen"  # by its owner; see detail
     BEGIN = "begin"  # its begin, or its next try, is still to come
     LIMIT = "limit"  # of its queue, or of its user in it
     BEHIND = "behind"  # it would fit, but delay one that goes first
     CLEARING = "clearing"  # room is being made for it
     YIELDING = "yielding"  # its queue yields to what is not batchns's
+    CLOSED = "closed"  # nothing is started for the time being; see detail
+    UNFIT = "unfit"  # it was admitted, but this machine, or its queue, cannot have it any more
+    THAW = "thaw failed"  # its CPUs are there, but the kernel does not let it go on yet; see detail
     DEPENDENCY_NEVER = "dependency never satisfied"
     DEADLINE = "deadline"  # it cannot be over in time any more
     DRAINED = "drained"  # the whole schedule was told to end
@@ -39,7 +46,7 @@ class Why(Enum):
 class Shortage:
     """The resource that is lacking. Bytes, bits per second, millionths of a CPU ("cpus"), else a count."""
 
-    resource: str  # "cpus", "cpuset", "jobs", "memory", "egress", "ingress", or a name from batchns.toml
+    resource: str  # "cpus", "cpuset", "jobs", "memory", "scratch", "egress", "ingress", or a name from batchns.toml
     needed: int
     free: int
     total: int
@@ -49,7 +56,7 @@ class Shortage:
         match self.resource:
             case "cpus":
                 return f"{value / FULL:g}"
-            case "memory":
+            case "memory" | "scratch":
                 return format_size(value)
             case "egress" | "ingress":
                 return format_rate(value)
@@ -63,13 +70,15 @@ class Reason:
 
     why: Why
     dependency: Dependency | None = None  # DEPENDENCY (the first that is open), DEPENDENCY_NEVER
-    shortage: Shortage | None = None  # RESOURCES
+    shortage: Shortage | None = None  # RESOURCES; UNFIT: the most that there could be, None: its queue is gone
     throttle: int | None = None  # ARRAY_THROTTLE: tasks at a time
-    scope: str = ""  # LIMIT: "queue" or "user"; its shortage is of that bound
+    scope: str = ""  # LIMIT, UNFIT: "queue" or "user"; its shortage is of that bound
     behind: str = ""  # RESOURCES, BEHIND: the first job that goes before it
     at: float | None = None  # BEGIN, DEADLINE: the moment, of the schedule's clock
     expected: float | None = None  # the moment at which it is expected to start; None: not looked for, or not known
-    detail: str = ""  # DRAINED: who asked for it, and why
+    not_before: float | None = None  # it is not expected to start before: nobody looked further
+    queue: str = ""  # UNFIT: its queue, that is gone
+    detail: str = ""  # DRAINED, CLOSED: who asked for it, and why; THAW: what the kernel said; FROZEN: its id
 
 
 def render(reason: Reason) -> str:
@@ -85,9 +94,11 @@ def render(reason: Reason) -> str:
             needed, free, total = map(lack.amount, (lack.needed, lack.free, lack.total))
             return f"waits for {lack.resource}: {needed} needed, {free} of {total} free"
         case Reason(why=Why.ARRAY_THROTTLE):
-            return f"waits for its array: {reason.throttle} tasks at a time"
+            return f"waits for its array: {reason.throttle} {'task' if reason.throttle == 1 else 'tasks'} at a time"
         case Reason(why=Why.HELD):
             return "waits: it is held"
+        case Reason(why=Why.FROZEN):
+            return f"frozen until batchns thaw {reason.detail}"
         case Reason(why=Why.BEGIN):
             return "waits for its time to begin"
         case Reason(why=Why.LIMIT, shortage=Shortage() as lack):
@@ -100,6 +111,15 @@ def render(reason: Reason) -> str:
             return "waits for others to make room"
         case Reason(why=Why.YIELDING):
             return "waits: the machine is busy with other things"
+        case Reason(why=Why.UNFIT, shortage=Shortage() as lack):
+            where = f"its {reason.scope}'s limit is" if reason.scope else "this machine has"
+            return f"cannot run: {lack.resource} {lack.amount(lack.needed)}, {where} {lack.amount(lack.total)}"
+        case Reason(why=Why.UNFIT):
+            return f"cannot run: there is no queue {reason.queue}"
+        case Reason(why=Why.CLOSED):
+            return "waits: the node is drained" + (f": {reason.detail}" if reason.detail else "")
+        case Reason(why=Why.THAW):
+            return "cannot be thawed" + (f": {reason.detail}" if reason.detail else "")
         case Reason(why=Why.DEADLINE):
             return "its deadline cannot be met"
         case Reason(why=Why.PAUSED):

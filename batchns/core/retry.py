@@ -19,6 +19,7 @@ def next_attempt(job: Job, most: int, now: float) -> dict[str, Any]:
         "attempt": job.attempt + 1,
         "warned": False,
         "freezes": 0,
+        "unfreezable": False,
         "lent": 0.0,
     }
     tries = job.attempt - job.requeues

@@ -11,59 +11,105 @@ from collections.abc import Iterable
 
 from attrs import evolve
 
-from batchns.core.books import Books, Drain
+from batchns.core.books import Drain
 from batchns.core.job import LENDING, Cause, FreezeCause, Frozen, Job, Stopping, changed
+from batchns.core.node import NodeCapacity
 from batchns.core.placement import Placement
 from batchns.core.retry import next_attempt
+from batchns.core.wishes import Wishes
+from batchns.model.config import Config, Preemption
 from batchns.model.job import PreemptMode
-from batchns.model.lifecycle import Event, State, apply
+from batchns.model.lifecycle import Event, IllegalEvent, State, apply
 
 __all__ = ["Drain", "Schedule"]
 
 
-class Schedule(Books):
+class Schedule(Wishes):
     """All jobs of one node. Read by `decide`; changed by whoever performs what it decides. `now` never goes back."""
 
     def submit(self, jobs: Iterable[Job]) -> None:
-        """New PENDING jobs; every name that they depend on is among them or already here."""
-        jobs = list(jobs)
-        for job in jobs:
-            self._dependencies.add(job.id, job.user, job.spec.name, job.index)
+        """New PENDING jobs, all of one submission; what they depend on is among them, here, or over and forgotten."""
+        jobs = list(map(self._current, jobs))
+        self._dependencies.add(jobs)
         for job in jobs:
             self._jobs[job.id] = job
+            if job.index is not None:
+                self._arrays.setdefault(job.array_id, []).append(job.id)
+                self._array_left[job.array_id] += 1
+        for job in jobs:
             self._pending[job.id] = None
+            self._waiting[job.spec.queue] += 1
             self._too_late.set(job.id, job.last_start)
-            spec = job.spec
-            if spec.dependency:
-                doom = self._dependencies.wait(job.id, spec.dependency, user=job.user, name=spec.name, index=job.index)
+            if job.edges:
+                doom = self._dependencies.wait(job, self._tally)
                 if doom is not None:
                     self._doom(job.id, doom)
                     continue
             self._compete(job)
 
+    def forget(self, job_id: str) -> tuple[str, ...]:
+        """The job leaves memory and all books. Returns the ids of those that have left; empty: not yet.
+
+        An array leaves as a whole, so that who comes to depend on it sees all of its tasks. Not yet: a task of it is
+        not over for good, or a waiting job depends on it. One that is gone already has left.
+        """
+        job = self._jobs.get(job_id)
+        if job is None:
+            return (job_id,)
+        array_id = job.array_id
+        over = self.over(job_id) if job.index is None else not self._array_left[array_id]
+        if not over or self._dependencies.depended_on(array_id):
+            return ()
+        gone = tuple(self.tasks(array_id))
+        for task in gone:
+            del self._jobs[task]
+        self._settled -= len(gone)
+        self._arrays.pop(array_id, None)
+        self._array_left.pop(array_id, None)
+        self._dependencies.forget_array(array_id, job.user, job.spec.name)
+        return gone
+
+    def reconfigure(self, capacity: NodeCapacity, config: Config, now: float) -> None:
+        """Another node, or another batchns.toml: what waits is ranked anew, what runs goes on, nothing is lost.
+
+        What a job was given when it was submitted stays, as the defaults of its queue; its queue's priority is that of
+        now. Who cannot run any more is kept, and told so.
+        """
+        competing = {*self.unfit, *(job.id for job in self if job.id in self.ready)}
+        if self.settings.preempt is not Preemption.SHORTER and config.schedule.preempt is Preemption.SHORTER:
+            for job in self.running:
+                self._outlived.set(job.id, job.outlives(job.ledger.since))
+        self._set_up(capacity, config)
+        fair = config.fair_share
+        self.shares = self.shares.rebuilt(capacity, fair.half_life, fair.shares, now)
+        for job in list(self):
+            if not self.over(job.id):
+                self._jobs[job.id] = self._current(job)
+        for job_id in self._active:
+            self._take_again(self._jobs[job_id], now)
+        for job_id in (*self._pending, *self._lending):
+            job = self._jobs[job_id]
+            if not job.lends or job_id in competing:
+                self._compete(job)
+        if self.yielding:
+            self.yield_to_others(on=False)
+            self.yield_to_others(on=True)
+
+    def _take_again(self, job: Job, now: float) -> None:
+        """The active job has its place on a node where nothing is taken yet."""
+        assert job.placement is not None
+        self._hold(job, job.demand, now, 1)
+        if job.lends:
+            kept = job.demand.kept(job.demand.memory if job.held_memory is None else job.held_memory)
+            self._room.take(kept, evolve(job.placement, cpus=(), mems=()))
+            self._lend(job, now, 1)
+        else:
+            self._room.take(job.demand, job.placement)
+
     def join(self, job_id: str) -> None:
         """The pending job's begin, or next try, has come."""
         self._delayed.set(job_id, None)
         self._compete(self._replace(changed(self._jobs[job_id], {"not_before": None})))
-
-    def hold(self, job_id: str) -> Job:
-        """The pending job does not compete until `release`; on another one it has no effect before a next attempt."""
-        job = self._replace(changed(self._jobs[job_id], {"held": True}))
-        if job.state is State.PENDING:
-            self.ready.remove(job)
-            self.claims.drop(job_id)
-            self._delayed.set(job_id, None)
-        return job
-
-    def release(self, job_id: str) -> Job:
-        """The job may compete again: a held one, or one that was frozen because somebody asked for it."""
-        before = self._jobs[job_id]
-        job = self._replace(changed(before, {"held": False}))
-        if job.state is State.PENDING and before.held:
-            self._compete(job)
-        elif job.state is State.SUSPENDED and job.lends and job_id not in self.ready:
-            self.ready.add(job, self.wanted(job), frozen=True)
-        return job
 
     def launch(self, job_id: str, placement: Placement, now: float) -> Job:
         """LAUNCH: the place is taken from here on."""
@@ -85,7 +131,7 @@ class Schedule(Books):
         self._expect(job, now)
         if job.state is State.RUNNING:
             self._freeze_again(job)
-        return self._settle_edges(*self._dependencies.started(job.spec.name, job.index)) if first else []
+        return self._settle_edges(*self._dependencies.started(job)) if first else []
 
     def freezing(
         self,
@@ -99,7 +145,9 @@ class Schedule(Books):
         """FREEZE: the kernel is being asked."""
         job = self._change(job_id, Event.FREEZE, now, frozen=Frozen(cause, now, thaw_by, by))
         self._to_freeze.pop(job_id, None)
-        if by:
+        if cause is FreezeCause.OWNER:
+            self._asked_to_freeze.pop(job_id, None)
+        if by in self._jobs:
             self.claims.ask(by, job_id)
         return job
 
@@ -111,8 +159,8 @@ class Schedule(Books):
         assert asked is not None
         if not confirmed:
             self.claims.failed(job_id)
-            used_up = self.settings.max_freezes if asked.cause is FreezeCause.PREEMPTED else before.freezes
-            return self._change(job_id, Event.FREEZE_FAILED, now, frozen=None, freezes=used_up)
+            failed = before.unfreezable or asked.cause is FreezeCause.PREEMPTED
+            return self._change(job_id, Event.FREEZE_FAILED, now, frozen=None, unfreezable=failed)
         self.claims.made(job_id)
         preempted = asked.cause is FreezeCause.PREEMPTED
         job = self._change(
@@ -125,7 +173,7 @@ class Schedule(Books):
             self._expect_none(job_id)
             self._lending[job_id] = None
             if asked.cause is not FreezeCause.OWNER:
-                self.ready.add(job, self.wanted(job), frozen=True)
+                self._compete(job)
         elif not self.paused:
             self._to_thaw[job_id] = None
         return job
@@ -144,16 +192,16 @@ class Schedule(Books):
             return
         self._room.memory += job.held_memory - held
         job = self._replace(changed(job, {"held_memory": held}))
-        if job_id in self.ready:
-            self.ready.remove(job)
-            self.ready.add(job, self.wanted(job), frozen=True)
+        if job_id in self.ready or job_id in self.unfit:
+            self._withdraw(job)
+            self._compete(job)
 
     def thawing(self, job_id: str, placement: Placement | None, now: float) -> Job:
         """The kernel is being asked: no second `Thaw` until `thaw_failed` says so. `placement`: where it goes on."""
         job = self._jobs[job_id]
         self._to_thaw.pop(job_id, None)
         if placement is not None and job.lends:
-            self.ready.remove(job)
+            self._withdraw(job)
             self.claims.drop(job_id)
             self.squeezed.pop(job_id, None)
             assert job.placement is not None
@@ -177,13 +225,17 @@ class Schedule(Books):
             self._expect(job, now)
         return job
 
-    def thaw_failed(self, job_id: str) -> None:
-        if self._jobs[job_id].state is State.SUSPENDED and not self.paused and not self._jobs[job_id].lends:
-            self._to_thaw[job_id] = None
+    def thaw_failed(self, job_id: str, why: str = "") -> None:
+        """It stays frozen, and is tried again. `why` is kept until it is thawed, for whoever asks."""
+        job = self._jobs[job_id]
+        if job.state is State.SUSPENDED and not job.lends:
+            self._replace(changed(job, {"trouble": why}))
+            if not self.paused:
+                self._to_thaw[job_id] = None
 
     def thawed(self, job_id: str, now: float) -> Job:
         """THAWED. What came meanwhile, a pause or a busy machine, freezes it again."""
-        job = self._change(job_id, Event.THAWED, now, frozen=None)
+        job = self._change(job_id, Event.THAWED, now, frozen=None, trouble="")
         job = self._replace(changed(job, {"stretch": job.ledger.running}))
         self._expect(job, now)
         self._freeze_again(job)
@@ -194,17 +246,24 @@ class Schedule(Books):
         return self._replace(changed(self._jobs[job_id], {"warned": True}))
 
     def stop(self, job_id: str, cause: Cause, now: float, *, by: str = "") -> Job:
-        """STOP: asked to end; to be killed when its grace is over. `by`: the job that waits for its place."""
+        """STOP: asked to end; to be killed when its grace is over. `by`: the job that waits for its place.
+
+        Asked once more it has no more time, and what is to become of it stands, unless that was another attempt.
+        """
         before = self._jobs[job_id]
         # It runs again to end: on CPUs that others may have by now, for no longer than its grace.
         frozen = before.frozen if before.lends else None
         stopping = Stopping(cause, now + before.bounds.grace_time)
+        if (asked := before.stopping) is not None:
+            kill_at = asked.kill_at if asked.kill_at is None else min(asked.kill_at, now + before.bounds.grace_time)
+            stopping = Stopping(asked.cause if cause is Cause.REQUEUED else cause, kill_at)
         job = self._change(job_id, Event.STOP, now, stopping=stopping, frozen=frozen)
-        self.ready.remove(job)
+        self._withdraw(job)
         self.claims.drop(job_id)
         self._to_freeze.pop(job_id, None)
         self._to_thaw.pop(job_id, None)
-        if by:
+        self._asked_to_freeze.pop(job_id, None)
+        if by in self._jobs:
             self.claims.ask(by, job_id)
         if not job.lends:
             self._expect(job, now)
@@ -223,17 +282,20 @@ class Schedule(Books):
         `retry` False: it would end the same way again. Returns the jobs that wait for nothing any more because of it.
         """
         before = self._jobs[job_id]
-        job = self._change(job_id, event, now, placement=None, stopping=None, frozen=None, held_memory=None)
+        job = self._change(job_id, event, now, placement=None, stopping=None, frozen=None, held_memory=None, trouble="")
         self._leave_queue(job)
         self._to_freeze.pop(job_id, None)
         self._to_thaw.pop(job_id, None)
+        self._asked_to_freeze.pop(job_id, None)
         if before.placement is not None:
             self._leave_place(before, now)
-        stopping = before.stopping
-        preempted = stopping is not None and stopping.cause is Cause.PREEMPTED and job.mode is PreemptMode.REQUEUE
-        preempted &= job.state is not State.COMPLETED  # it was done before it heard of it
-        if self.draining is None and (preempted or (retry and job.retries)):
-            if preempted:
+        again = before.stopping is not None and (
+            before.stopping.cause is Cause.REQUEUED
+            or (before.stopping.cause is Cause.PREEMPTED and job.mode is PreemptMode.REQUEUE)
+        )
+        again &= job.state is not State.COMPLETED  # it was done before it heard of it
+        if self.draining is None and (again or (retry and job.retries)):
+            if again:
                 self._replace(changed(job, {"requeues": job.requeues + 1}))
             self._to_retry[job_id] = None
             return []
@@ -242,11 +304,15 @@ class Schedule(Books):
     def requeue(self, job_id: str, now: float) -> Job:
         """REQUEUE: the next attempt is PENDING, with what it needs more where that is asked for."""
         before = self._jobs[job_id]
-        most = self.config.queues[before.spec.queue].most("memory")
+        apply(job_id, before.state, Event.REQUEUE)
+        if job_id not in self._to_retry:
+            raise IllegalEvent(job_id, before.state, Event.REQUEUE)
+        most = self.queue(before.spec.queue).most("memory")
         memory = self.capacity.memory if most is None else min(self.capacity.memory, int(most))
         job = self._change(job_id, Event.REQUEUE, now, **next_attempt(before, memory, now))
         del self._to_retry[job_id]
         self._pending[job_id] = None
+        self._waiting[job.spec.queue] += 1
         self._too_late.set(job_id, job.last_start)
         self._compete(job)
         return job
@@ -279,7 +345,10 @@ class Schedule(Books):
             for job_id in self._active
             if self._jobs[job_id].state is State.SUSPENDED and not self._jobs[job_id].lends
         }
-        if self.yielding:  # the pause had taken its place
+        for job_id in self._asked_to_freeze:  # the pause had taken its place
+            if self._jobs[job_id].state is State.RUNNING:
+                self._to_freeze[job_id] = FreezeCause.OWNER
+        if self.yielding:  # and of this
             self.yield_to_others(on=True)
 
     def yield_to_others(self, *, on: bool) -> None:
@@ -294,13 +363,3 @@ class Schedule(Books):
             self._to_freeze = {
                 job_id: cause for job_id, cause in self._to_freeze.items() if cause is not FreezeCause.NEIGHBOUR
             }
-
-    def _yields(self, job: Job) -> bool:
-        return self.config.queues[job.spec.queue].yields
-
-    def _freeze_again(self, job: Job) -> None:
-        """The job has come to run while others are, or are to be, frozen."""
-        if self.paused:
-            self._to_freeze[job.id] = FreezeCause.PAUSE
-        elif self.yielding and self._yields(job):
-            self._to_freeze[job.id] = FreezeCause.NEIGHBOUR

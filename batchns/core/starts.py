@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import inf
 
 from batchns.core.actions import Action, Launch, Thaw
@@ -36,6 +37,19 @@ def starts(schedule: Schedule, now: float) -> list[Action]:
     return _Starts(schedule, now).decide()
 
 
+def startable(schedule: Schedule, now: float, most: int) -> Counter[str]:
+    """How many waiting jobs lack nothing but the next decision, by queue: those that would start in their order, up to
+    the first one that lacks room, or for which others would have to give way.
+
+    Where decisions are made there are none for longer than a moment. At most `most` jobs are looked at.
+    """
+    if not schedule.ready or schedule.draining is not None or schedule.paused or schedule.closed is not None:
+        return Counter()
+    if schedule.room().exhausted:
+        return Counter()
+    return Counter(schedule[job_id].spec.queue for job_id in _Starts(schedule, now).front(most))
+
+
 class _Starts:
     def __init__(self, schedule: Schedule, now: float) -> None:
         self._schedule = schedule
@@ -46,6 +60,7 @@ class _Starts:
         self._gone: set[str] = set()  # those that are decided upon
         self._preemptor = Preemptor(schedule, now, self._ranking, self._gone)
         self._promised = self._preemptor.any
+        self._closed = schedule.closed is not None
         self._room = schedule.room()
         self._quotas: Quotas | None = None  # a copy, once something has started
         self._tasks: Counter[str] = Counter()
@@ -59,7 +74,11 @@ class _Starts:
         self._meet_claims()
         if self._overdue_make_room() or (self._room.exhausted and not self._preemptor.any):
             return self.actions
-        ranked = self._worth_a_look() if self._by_length else None
+        ranked: Iterable[Lane] | None = None
+        if self._closed:
+            ranked = [lane for lane in self._schedule.ready.lanes() if lane.key.frozen]
+        elif self._by_length:
+            ranked = self._worth_a_look()
         walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked)
         for item in walk:
             entry = item.entry
@@ -84,6 +103,21 @@ class _Starts:
             self._backfill()
         return self.actions
 
+    def front(self, most: int) -> list[str]:
+        """Those that start before anybody has to wait for room. `most`: lanes that are looked at."""
+        self._meet_claims()
+        if not self._overdue_make_room():
+            ranked = self._schedule.ready.lanes() if self._by_length else None
+            walk = Walk(self._schedule.ready, self._ranking.of_entry, ranked)
+            for item in islice(walk, most):
+                gone = item.entry[1] in self._gone
+                if not gone and self._barred(item.lane.key):
+                    continue
+                if not gone and not self._start(item.lane, item.entry):
+                    break
+                walk.go_on(item)
+        return [action.job for action in self.actions if isinstance(action, Launch)]
+
     def _worth_a_look(self) -> Iterable[Lane]:
         """Lanes in which somebody may start, or take somebody's place; all of them where those in front bar others."""
         lanes, idle = self._schedule.ready.lanes(), self._room.idle
@@ -93,7 +127,7 @@ class _Starts:
         rank, queues = self._ranking.of_lane, self._schedule.config.queues
         for width, wide in self._schedule.ready.wide(idle):
             hopeful = {queue: self._preemptor.hopeful(queue, width - idle) for queue in queues}
-            found += [lane for lane in wide if rank(lane) < hopeful[lane.key.queue]]
+            found += [lane for lane in wide if rank(lane) < hopeful.get(lane.key.queue, -inf)]
         return found
 
     # Those that go before the order.
@@ -129,7 +163,8 @@ class _Starts:
                     self._preemptor.promises().force(job.id, job.over(self._now), used(job.demand))
                 self._take(job, key.demand, placement, self._end(job))
                 continue
-            if made := self._preemptor.make_room(Claim(job, key.demand, job.over(self._now), True), self._room):
+            claim = Claim(job, key.demand, job.over(self._now), True)
+            if not self._closed and (made := self._preemptor.make_room(claim, self._room)):
                 self.actions += made
                 return True
             self._room.withhold(key.demand)
@@ -139,11 +174,13 @@ class _Starts:
 
     def _barred(self, key: LaneKey) -> bool:
         """Nobody of the lane may start now, whatever room there is."""
+        if self._closed and not key.frozen:
+            return True
         if key.throttle is not None and key.array is not None:
             tasks = self._schedule.active_tasks(key.array) + self._tasks[key.array]
             if tasks >= key.throttle:
                 return True
-        if self._schedule.yielding and self._schedule.config.queues[key.queue].yields:
+        if self._schedule.yielding and self._schedule.queue(key.queue).yields:
             return True
         quotas = self._quotas or self._schedule.quotas
         demand = key.demand.to_thaw() if key.frozen else key.demand  # its memory counts all the time
@@ -189,7 +226,7 @@ class _Starts:
 
     def _make_room(self, item: Item) -> bool:
         key = item.lane.key
-        if not self._preemptor.any or not self._preemptor.may(key.queue):
+        if self._closed or not self._preemptor.any or not self._preemptor.may(key.queue):
             return False
         cpus = key.demand.whole - self._room.idle
         if cpus > 0 and self._by_length and item.key[3] >= self._preemptor.hopeful(key.queue, cpus):

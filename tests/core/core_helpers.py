@@ -43,6 +43,14 @@ def schedule_of(
     return schedule
 
 
+def submit(schedule: Schedule, *specs: JobSpec, now: float = 0.0, user: str = "", first_id: int | None = None) -> None:
+    """One more submission; ids go on after the jobs that are there."""
+    first_id = first_id or 1 + max((int(job.array_id) for job in schedule), default=0)
+    known = schedule.known(user)
+    admitted = admit(specs, schedule.capacity, schedule.config, known)
+    schedule.submit(expand(admitted, first_id, schedule.config, now, user=user, known=known))
+
+
 def settle(schedule: Schedule, now: float) -> list[Action]:
     """Perform and decide until nothing is left; all that was performed, in order."""
     performed: list[Action] = []

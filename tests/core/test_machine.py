@@ -5,10 +5,12 @@ The machine here answers late, or with a failure, or with half of what was asked
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
+import pytest
 from attrs import evolve
 from draws import (
     NODE,
@@ -32,10 +34,11 @@ from batchns.core.job import ACTIVE, Cause, FreezeCause
 from batchns.core.perform import perform
 from batchns.core.reasons import render
 from batchns.core.schedule import Schedule
+from batchns.core.starts import startable
 from batchns.errors import UserError
 from batchns.model.config import Config
 from batchns.model.job import JobSpec, PreemptMode
-from batchns.model.lifecycle import Event, State
+from batchns.model.lifecycle import Event, IllegalEvent, State
 
 ENDS = [Event.EXITED_OK, Event.EXITED_BAD, Event.OOM, Event.LOST]
 
@@ -82,11 +85,13 @@ class Machine(RuleBasedStateMachine):
                 if job not in self.started:
                     check_dependencies(schedule, self.started, job)
                 assert not schedule.paused
+                assert schedule.closed is None
                 schedule.launch(job, placement, now)
                 self.asked[job] = "start"
             case Freeze(job, cause, by, thaw_by):
                 before = schedule[job]
                 if cause is FreezeCause.PREEMPTED:
+                    assert schedule.closed is None
                     assert before.mode is not PreemptMode.OFF
                     assert before.freezes < self.config.schedule.max_freezes
                     assert thaw_by is not None
@@ -102,6 +107,7 @@ class Machine(RuleBasedStateMachine):
                 self.asked[job] = "reclaim"
             case Stop(job, cause, by):
                 if cause is Cause.PREEMPTED:
+                    assert schedule.closed is None
                     assert schedule[job].mode in (PreemptMode.REQUEUE, PreemptMode.CANCEL)
                 schedule.stop(job, cause, now, by=by)
                 self.asked.pop(job, None)
@@ -179,12 +185,40 @@ class Machine(RuleBasedStateMachine):
             self.schedule.hold(job_id) if on else self.schedule.release(job_id)
 
     @precondition(lambda self: self.schedule.active)
-    @rule(data=st.data())
-    def somebody_stops_one(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), cause=st.sampled_from([Cause.CANCELLED, Cause.REQUEUED]))
+    def somebody_stops_one(self, data: st.DataObject, cause: Cause) -> None:
         job_id = data.draw(st.sampled_from(self.schedule.active))
         if self.schedule[job_id].state is not State.STARTING:
             self.asked.pop(job_id, None)
-            self.schedule.stop(job_id, Cause.CANCELLED, self.now)
+            self.schedule.stop(job_id, cause, self.now)
+
+    @precondition(lambda self: self.schedule.active)
+    @rule(data=st.data())
+    def somebody_freezes_one(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(self.schedule.active))
+        if self.schedule[job_id].state is State.COMPLETING:
+            with pytest.raises(IllegalEvent):
+                self.schedule.freeze(job_id, self.now)
+        else:
+            self.schedule.freeze(job_id, self.now)
+
+    @rule(data=st.data(), priority=st.sampled_from([0, 50, 60, 100]))
+    def somebody_changes_a_priority(self, data: st.DataObject, priority: int) -> None:
+        job_id = data.draw(st.sampled_from(sorted(job.id for job in self.schedule) or ["1"]))
+        if job_id in self.schedule:
+            assert self.schedule.prioritise(job_id, priority).priority == priority
+
+    @rule(on=st.booleans())
+    def close_or_open(self, on: bool) -> None:
+        self.schedule.close("new disks") if on else self.schedule.open()
+
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        ids = sorted(job.id for job in self.schedule)
+        job_id = data.draw(st.sampled_from(ids or ["1"]))
+        gone = self.schedule.forget(job_id)
+        assert not set(gone) & {job.id for job in self.schedule}
+        assert len(self.schedule) == len(ids) - len(set(gone) & set(ids))
 
     @rule()
     def look_ahead(self) -> None:
@@ -210,6 +244,13 @@ class Machine(RuleBasedStateMachine):
             text = render(explain(self.schedule, job_id, self.now))
             assert text
             assert len(text) <= 80
+        counts = Counter(self.schedule[job_id].spec.queue for job_id in self.schedule.pending)
+        assert {queue: count for queue, count in self.schedule.waiting.items() if count} == counts
+
+    @invariant()
+    def nobody_could_start_where_nothing_is_left_to_decide(self) -> None:
+        if not decide(self.schedule, self.now):
+            assert not startable(self.schedule, self.now, 100)
 
     @invariant()
     def time_is_accounted_for(self) -> None:
@@ -225,6 +266,7 @@ class Machine(RuleBasedStateMachine):
             return
         schedule = self.schedule
         schedule.resume()
+        schedule.open()
         schedule.yield_to_others(on=False)
         for job in list(schedule):
             schedule.release(job.id)
@@ -261,7 +303,7 @@ def check_empty(schedule: Schedule) -> bool:
     assert (room.memory, room.egress, room.ingress, room.jobs) == (NODE.memory, NODE.egress, NODE.ingress, NODE.jobs)
     assert room.named == dict(NODE.named)
     assert not any(job.state in ACTIVE for job in schedule)
-    return all(use.held < 1e-6 for use in schedule.shares._uses.values())
+    return not any(use.held for use in schedule.shares._uses.values())
 
 
 TestMachine: Any = Machine.TestCase

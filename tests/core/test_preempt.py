@@ -11,6 +11,7 @@ from core_helpers import GIB, node, settle, spec
 from batchns.core.actions import Action, Freeze, Launch, Reclaim, Requeue, Stop, Thaw
 from batchns.core.admit import admit, expand
 from batchns.core.decide import decide
+from batchns.core.demand import Demand
 from batchns.core.explain import explain
 from batchns.core.job import Cause, FreezeCause
 from batchns.core.node import NodeCapacity
@@ -328,7 +329,7 @@ def test_a_job_that_somebody_froze_goes_on_when_it_is_released():
     bench.schedule.freezing("1", 1, FreezeCause.OWNER)
     bench.schedule.frozen("1", 1, confirmed=True)
     assert bench.settle(2) == []
-    assert explain(bench.schedule, "1").why is Why.HELD
+    assert explain(bench.schedule, "1").why is Why.FROZEN
     bench.schedule.release("1")
     assert [type(action) for action in bench.settle(3)] == [Thaw]
 
@@ -368,6 +369,6 @@ def test_fair_share_counts_a_frozen_job_by_its_memory():
     bench.submit(small(cpus=4, queue="urgent"), now=10)
     bench.settle(10)
     shares = bench.schedule.shares
-    assert shares._uses[""].held == pytest.approx(1.0 + 0.25)
+    assert shares._uses[""].held == shares.part(Demand(whole=4)) + shares.part(Demand(memory=4 * GIB))
     bench.schedule.finish("1", Event.LOST, 20)
-    assert shares._uses[""].held == pytest.approx(1.0)
+    assert shares._uses[""].held == shares.part(Demand(whole=4))

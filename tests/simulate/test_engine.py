@@ -185,7 +185,8 @@ def test_a_cancelled_job_never_starts():
 
 
 def test_jobs_that_can_never_start_are_an_error_with_the_reason():
-    with pytest.raises(UserError, match=r"1 jobs never end under this policy: job J1 waits for cpus: 5 needed"):
+    why = r"1 jobs never end under this policy: job J1 cannot run: cpus 5, this machine has 4"
+    with pytest.raises(UserError, match=why):
         run(workload((0, 10, 1), (0, 10, 5)))
 
 

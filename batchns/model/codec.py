@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from attrs import evolve
@@ -18,6 +19,7 @@ from batchns.model.document import parse_document
 from batchns.model.job import Condition, Dependency, JobSpec
 from batchns.model.job_table import job_table
 from batchns.model.kinds import Table
+from batchns.model.options import by_option, override
 from batchns.model.positions import Places
 from batchns.model.problems import (
     Findings,
@@ -32,23 +34,56 @@ from batchns.units import quote
 NO_JOB = UserError("no job in this file", 'write name = "train" and command = ["PROGRAM", "ARGUMENT"]')
 
 
-def parse_jobs(data: bytes, *, file: str, folder: str, config: Config) -> list[JobSpec]:
+def parse_jobs(
+    data: bytes, *, file: str, folder: str, config: Config, options: Mapping[str, object] = MappingProxyType({})
+) -> list[JobSpec]:
     """The jobs of one file, in its order. `file` is for messages, `folder` its absolute folder.
 
+    `options`: as of `options.job_from_options`; every job of the file has these values instead of its own.
+
     Raises:
-        JobFileErrors: all that is wrong with the file.
+        JobFileErrors: all that is wrong with the file, or with the options.
     """
     document = parse_document(data, file)
     table = job_table(config, folder)
+    typed: list[Problem] = []
 
     def read(values: dict[str, Any]) -> list[JobSpec]:
-        if "job" not in values:
-            if not values:
-                raise Refusals([((), NO_JOB)])
-            return [_placed(table.read(values), document.file, document.places, ("name",))]
-        return _many(values, table, file, document.places)
+        origins = _override(values, options, config) if options else {}
+        try:
+            if "job" not in values:
+                if not values:
+                    raise Refusals([((), NO_JOB)])
+                return [_placed(table.read(values), document.file, document.places, ("name",))]
+            return _many(values, table, file, document.places)
+        except Refusals as refusals:
+            # What an option says is wrong with the option, whatever the file has there; and once, not for each job.
+            found, left = by_option(refusals.found, origins)
+            typed.extend(dict.fromkeys(found))
+            raise Refusals(left) from None
 
-    return document.read(read)
+    try:
+        return document.read(read)
+    except JobFileErrors as errors:
+        raise JobFileErrors([*typed, *errors.problems]) from None
+
+
+def _override(values: dict[str, Any], options: Mapping[str, object], config: Config) -> dict[Path, str]:
+    """Returns which option each path of the file has its value from.
+
+    Raises:
+        JobFileErrors: what is wrong with the options themselves.
+    """
+    several = "job" in values
+    jobs = values.get("job", [values] if values else [])
+    origins: dict[Path, str] = {}
+    for index, job in enumerate(jobs if isinstance(jobs, list) else []):
+        if isinstance(job, dict):
+            found, problems = override(job, options, config)
+            if problems:
+                raise JobFileErrors(problems)
+            origins |= {("job", index, *path) if several else path: option for path, option in found.items()}
+    return origins
 
 
 def _many(values: dict[str, Any], table: Table[JobSpec], file: str, places: Places) -> list[JobSpec]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from batchns.model.job import PreemptMode
+from batchns.model.job import Notice, PreemptMode
 from batchns.model.reach import Jobs, Range, Target
 
 
@@ -36,6 +36,9 @@ class Node:
     memory: int | None = None
     egress: int | None = None
     ingress: int | None = None
+    pids: int | None = None  # processes and threads of all jobs together; None: what leaves room for the machine's own
+    scratch_folder: str | None = None  # root's, on a disk; None: scratch is in memory only
+    scratch_capacity: int | None = None  # bytes of it for all jobs; None: what is free there, less a tenth
     resources: Mapping[str, int | Units] = field(factory=dict)  # named ones: how many there are, or their device nodes
     strict: bool = False  # refuse a job when one of its limits cannot be enforced here
 
@@ -72,7 +75,9 @@ class Bound:
     memory: int | None = None
     egress: int | None = None
     ingress: int | None = None
-    time_limit: float | None = None  # of one job
+    time_limit: float | None = None  # of one job, as the two below are
+    pids: int | None = None
+    scratch: int | None = None
 
 
 class Backfill(Enum):
@@ -148,6 +153,7 @@ class Queue:
     max_frozen: float | None = None  # None: as in [schedule]
     yields: bool = False  # its jobs are frozen while the machine is busy with what is not batchns's
     defaults: Mapping[str, Any] = field(factory=dict)  # fields of `Defaults` that differ in this queue
+    notify: Mapping[str, Any] = field(factory=dict)  # fields of `NotifySettings` that differ in this queue
     per_job: Bound = field(factory=Bound)
     per_user: Bound = field(factory=Bound)
     total: Bound = field(factory=Bound)
@@ -182,6 +188,25 @@ class IsolationSettings:
     subid_owner: str | None = None
     seccomp: Mapping[str, str] = field(factory=dict)
     images: tuple[str, ...] = ()  # folders whose squashfs images users may have as a root
+    landlock: bool = True  # where the kernel has it
+    apparmor: str | None = None  # the profile of jobs that name none; None: they are under batchns's own
+    apparmor_allow: tuple[str, ...] = ()  # profiles that jobs may name besides
+    selinux_label: str | None = None  # the same for SELinux
+    selinux_allow: tuple[str, ...] = ()
+
+    @property
+    def apparmor_names(self) -> tuple[str, ...]:
+        """Profiles that a job may name."""
+        return _and(self.apparmor, self.apparmor_allow)
+
+    @property
+    def selinux_names(self) -> tuple[str, ...]:
+        """Labels that a job may name."""
+        return _and(self.selinux_label, self.selinux_allow)
+
+
+def _and(first: str | None, rest: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(rest if first is None else (first, *rest)))
 
 
 @frozen(kw_only=True)
@@ -197,6 +222,105 @@ class Paths:
     run: str = "/run/batchns"
 
 
+class See(Enum):
+    """Whose jobs a user sees in lists."""
+
+    OWN = "own"
+    ALL = "all"
+
+
+@frozen(kw_only=True)
+class Admins:
+    """Who may do with everybody's jobs what only their owners may, and drain the node. Root always may."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Tls:
+    """Where the daemon listens beside its socket. Only clients with a certificate that `ca` signed are listened to."""
+
+    listen: tuple[str, int]  # host, port
+    certificate: str
+    key: str
+    ca: str
+    users: Mapping[str, str] = field(factory=dict)  # by the name in a certificate; those not in it: the name itself
+
+
+@frozen(kw_only=True)
+class DaemonSettings:
+    """How the daemon can be reached, and who may do what. `socket` None: see `Config.socket`."""
+
+    socket: str | None = None
+    admins: Admins = field(factory=Admins)
+    see: See = See.OWN
+    tls: Tls | None = None
+    connections: int = 100  # of one user at a time
+
+
+@frozen(kw_only=True)
+class HistorySettings:
+    keep: float = 7776000.0  # seconds that jobs which are over are known for
+
+
+@frozen(kw_only=True)
+class OutputSettings:
+    """Files that jobs' output goes to. `max_size`: bytes on disk of one file; None: no bound."""
+
+    max_size: int | None = 1 << 30
+    mode: int = 0o600  # of a file that is made
+
+
+@frozen(kw_only=True)
+class NotifySettings:
+    """A command that is run, as a job's owner, when something has become of the job. `command` (): none is."""
+
+    command: tuple[str, ...] = ()
+    on: tuple[Notice, ...] = (Notice.ENDED,)
+    time_limit: float = 30.0
+
+
+class Engine(Enum):
+    """Where jobs go."""
+
+    LOCAL = "local"  # this machine's daemon
+    SLURM = "slurm"  # a cluster
+
+
+@frozen(kw_only=True)
+class SlurmSettings:
+    """How jobs go to a Slurm cluster. `program` None: the Python that submits. `folder`: ~ is the user's home."""
+
+    partitions: Mapping[str, str] = field(factory=dict)  # by queue
+    gres: Mapping[str, str] = field(factory=lambda: {"gpus": "gpu"})  # by named resource
+    bandwidth: str = "bw"  # the gres of bandwidth, in mbit
+    account: str | None = None
+    folder: str = "~/.local/state/batchns/slurm"
+    program: str | None = None
+    overhead: int = 64 << 20  # bytes beside a job's own
+
+
+@frozen(kw_only=True)
+class EngineSettings:
+    """Where jobs go that do not say."""
+
+    default: Engine = Engine.LOCAL
+
+
+@frozen(kw_only=True)
+class MetricsSettings:
+    """What Prometheus is told, and where. `listen`: (address, port); None: at the daemon's socket only.
+
+    `max_jobs`: how many jobs have series of their own; `linger`: seconds for which a job that is over keeps them.
+    """
+
+    listen: tuple[str, int] | None = None
+    max_jobs: int = 1000
+    linger: float = 60.0
+    names: bool = True
+
+
 @frozen(kw_only=True)
 class Config:
     node: Node = field(factory=Node)
@@ -209,6 +333,22 @@ class Config:
     isolation: IsolationSettings = field(factory=IsolationSettings)
     cgroup: CgroupSettings = field(factory=CgroupSettings)
     paths: Paths = field(factory=Paths)
+    daemon: DaemonSettings = field(factory=DaemonSettings)
+    history: HistorySettings = field(factory=HistorySettings)
+    output: OutputSettings = field(factory=OutputSettings)
+    notify: NotifySettings = field(factory=NotifySettings)
+    metrics: MetricsSettings = field(factory=MetricsSettings)
+    engine: EngineSettings = field(factory=EngineSettings)
+    slurm: SlurmSettings = field(factory=SlurmSettings)
+
+    @property
+    def socket(self) -> str:
+        """The path of the daemon's socket."""
+        return self.daemon.socket or f"{self.paths.run.rstrip('/')}/batchns.sock"
+
+    def notify_of(self, queue: str) -> NotifySettings:
+        """What is run for jobs of `queue`: what the queue says, else [notify]."""
+        return evolve(self.notify, **self.queues[queue].notify)
 
     def defaults_of(self, queue: str) -> Defaults:
         """What a job of `queue` gets that does not ask: the queue's own, else [defaults], never more than it may have.
@@ -224,4 +364,7 @@ class Config:
             defaults = evolve(defaults, memory=int(min(memory, defaults.memory)))
         if longest is not None:
             defaults = evolve(defaults, time_limit=min(longest, defaults.time_limit or longest))
+        for key in ("pids", "scratch"):
+            if (most := known.most(key)) is not None:
+                defaults = evolve(defaults, **{key: int(min(most, getattr(defaults, key)))})
         return defaults

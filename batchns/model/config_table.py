@@ -22,8 +22,10 @@ from batchns.model.config import (
     Queue,
     Units,
 )
+from batchns.model.daemon_table import DAEMON, HISTORY, METRICS, OUTPUT
 from batchns.model.document import parse_document
-from batchns.model.job_parts import CPUSET_PATTERN, resources_table
+from batchns.model.engine_table import ENGINE, SLURM
+from batchns.model.job_parts import CPUSET_PATTERN, MAX_PIDS, resources_table
 from batchns.model.job_table import NAME_KIND
 from batchns.model.kinds import (
     Field,
@@ -39,6 +41,7 @@ from batchns.model.kinds import (
     size,
     text,
 )
+from batchns.model.notify_table import NOTIFY
 from batchns.model.problems import Finding
 from batchns.model.queue_table import DEFAULTS, QUEUE, preempts_known_queues
 from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
@@ -78,6 +81,13 @@ def config_table() -> Table[Config]:
             "isolation": Field(ISOLATION, "Ids of jobs, and what they may name."),
             "cgroup": Field(CGROUP, "Where cgroups are made."),
             "paths": Field(PATHS, "Folders of batchns itself."),
+            "daemon": Field(DAEMON, "How the daemon can be reached, and who may do what."),
+            "history": Field(HISTORY, "What is kept of jobs that are over."),
+            "output": Field(OUTPUT, "Files that jobs' output goes to."),
+            "metrics": Field(METRICS, "What Prometheus is told."),
+            "notify": Field(NOTIFY, "A command that is run when something has become of a job."),
+            "engine": Field(ENGINE, "Where jobs go: to this machine's daemon, or to a Slurm cluster."),
+            "slurm": Field(SLURM, "How jobs go to a Slurm cluster."),
         },
         where="node",
         rules=(preempts_known_queues,),
@@ -256,6 +266,21 @@ NODE: Table[Node] = Table(
         "memory": Field(size(1 << 20, example='"64GiB"'), "Memory for all jobs together.", "the machine's"),
         "egress": Field(rate(8000, example='"1gbit"'), "What all jobs together may send.", "not counted"),
         "ingress": Field(rate(8000, example='"1gbit"'), "What all jobs together may receive.", "not counted"),
+        "pids": Field(
+            integer(16, MAX_PIDS, example="20000"),
+            "Processes and threads of all jobs together.",
+            "three quarters of what the kernel allows",
+        ),
+        "scratch_folder": Field(
+            text(check_path, example='"/srv/scratch"', pattern="^/"),
+            'A folder of root\'s, on a disk, for jobs with scratch_on = "disk".',
+            "none: in memory only",
+        ),
+        "scratch_capacity": Field(
+            size(1 << 20, example='"2TiB"'),
+            "Scratch on disk for all jobs together.",
+            "what is free there, less a tenth",
+        ),
         "resources": Field(
             mapping_of(
                 either(integer(0, 1 << 31, example="4"), UNITS),
@@ -306,11 +331,24 @@ NETWORK: Table[NetworkSettings] = Table(
         ),
         "host": Field(
             boolean(),
-            "Jobs may share the host's network: they reach its services and abstract sockets then.",
+            "Jobs may share the host's network: they reach its services then and, before Linux 6.12, abstract sockets.",
             str(_BUILT_IN.network.host).lower(),
         ),
     },
     where="network",
+)
+
+_APPARMOR = matching(
+    "[A-Za-z0-9_/][A-Za-z0-9_./+:@-]{0,254}",
+    what="an AppArmor profile's name",
+    hint='write one that aa-status lists, for example "batchns-job"',
+    example='"batchns-job"',
+)
+_SELINUX = matching(
+    "[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+:[A-Za-z0-9_.-]+(:[A-Za-z0-9_.:,-]+)?",
+    what="an SELinux label",
+    hint='write user:role:type or user:role:type:level, for example "system_u:system_r:container_t:s0"',
+    example='"system_u:system_r:container_t:s0"',
 )
 
 ISOLATION: Table[IsolationSettings] = Table(
@@ -336,6 +374,11 @@ ISOLATION: Table[IsolationSettings] = Table(
             "Folders whose squashfs images users may have as a root; only root may write to the images.",
             "none: root's jobs only",
         ),
+        "landlock": Field(
+            boolean(),
+            "Whether jobs are kept from writing elsewhere by Landlock, too, where the kernel has it.",
+            "true",
+        ),
         "seccomp": Field(
             mapping_of(
                 text(check_path, example='"/etc/batchns/seccomp/ptrace.json"', pattern="^/"),
@@ -343,6 +386,18 @@ ISOLATION: Table[IsolationSettings] = Table(
                 where="isolation.seccomp",
             ),
             "Seccomp profiles that jobs may name, each with its file; default replaces the built-in one.",
+            "none",
+        ),
+        "apparmor": Field(
+            _APPARMOR, "The AppArmor profile of jobs that name none; it has to be loaded.", "batchns's own"
+        ),
+        "apparmor_allow": Field(
+            list_of(_APPARMOR, example='["batchns-tight"]'), "AppArmor profiles that jobs may name besides.", "none"
+        ),
+        "selinux_label": Field(_SELINUX, "The SELinux label of jobs that name none.", "as the policy has it"),
+        "selinux_allow": Field(
+            list_of(_SELINUX, example='["system_u:system_r:container_t:s0"]'),
+            "SELinux labels that jobs may name besides.",
             "none",
         ),
     },

@@ -19,6 +19,7 @@ state is left only by another attempt (requeue). Drawn from `batchns/model/lifec
 |---|---|---|
 | for a job that goes first | its CPUs and its bandwidth | in its turn, on whichever CPUs are free then |
 | because its queue yields to what else the machine does | its CPUs and its bandwidth | the same, once that is over |
+| because its owner asked for it | its CPUs and its bandwidth | in its turn, once it is released |
 | by a pause (Ctrl-Z) | nothing | where it was, together with all others |
 
 Memory stays with the job, but for what the kernel can take from it when somebody needs it; so do named resources,

@@ -39,6 +39,20 @@ class Identity(Enum):
     PRIVATE = "private"
 
 
+class Notice(Enum):
+    """What may become of a job that is worth telling. A job that failed has ended, too."""
+
+    STARTED = "started"
+    FROZEN = "frozen"
+    REQUEUED = "requeued"
+    ENDED = "ended"  # over for good, as whatever
+    FAILED = "failed"  # over for good, and neither COMPLETED nor cancelled
+
+    def among(self, wanted: tuple[Notice, ...]) -> bool:
+        """Whether somebody who wants to be told of these is told of this one."""
+        return self in wanted or (self is Notice.FAILED and Notice.ENDED in wanted)
+
+
 class Condition(Enum):
     """When a dependency is satisfied (Slurm's names and meanings)."""
 
@@ -75,6 +89,13 @@ class Bind:
     read_only: bool = False
 
 
+class ScratchOn(Enum):
+    """Where the private /tmp is."""
+
+    MEMORY = "memory"  # it counts as the job's
+    DISK = "disk"  # counted by the node
+
+
 @frozen(kw_only=True)
 class Resources:
     """`cpus` is a whole number (exclusive CPUs) or a fraction below one (a share of a common CPU)."""
@@ -86,6 +107,7 @@ class Resources:
     blkio_weight: int | None = None  # 10 to 1000
     pids: int | None = None
     scratch: int | None = None  # size of the private /tmp
+    scratch_on: ScratchOn = ScratchOn.MEMORY
     named: Mapping[str, int] = field(factory=dict)  # resources that batchns.toml names
     strict: bool | None = None  # refuse the job when a limit cannot be enforced here
 
@@ -103,16 +125,30 @@ class Network:
 @frozen(kw_only=True)
 class Isolation:
     rootfs: str | None = None  # a folder or a squashfs image; None: the host's root, read-only
+    rootfs_digest: str | None = None  # of the image: "sha256:" and 64 hexadecimal digits
     overlay: int | None = None  # bytes that may be written on top of rootfs; None: it is read-only
     binds: tuple[Bind, ...] = ()
     identity: Identity | None = None  # None: self for a user, private for root
     seccomp: str = "default"  # the built-in profile, or one that batchns.toml names
+    apparmor: str | None = None  # a profile that batchns.toml allows; None: its own for all jobs, if it has one
+    selinux_label: str | None = None  # the same
 
 
 @frozen(kw_only=True)
 class Preempt:
     mode: PreemptMode | None = None  # None: that of the queue
     grace_time: float | None = None  # between the asking signal and SIGKILL; None: the node's default
+
+
+@frozen(kw_only=True)
+class Slurm:
+    """What a Slurm cluster alone heeds; each None: as the cluster or batchns.toml says."""
+
+    account: str | None = None  # that the job is charged to
+    qos: str | None = None
+    constraint: str | None = None  # features of nodes: "intel&ssd"
+    reservation: str | None = None
+    nodes: int = 1  # each with all that [resources] asks for
 
 
 @frozen
@@ -152,8 +188,10 @@ class JobSpec:
     warn: WarnSignal | None = None
     stdout: str | None = None  # None: "%x-%j.out" beside the job file
     stderr: str | None = None  # None: "%x-%j.err" beside the job file
+    notify: tuple[Notice, ...] | None = None  # of what batchns.toml says, only these; None: all of it
     resources: Resources = field(factory=Resources)
     network: Network = field(factory=Network)
     isolation: Isolation = field(factory=Isolation)
     preempt: Preempt = field(factory=Preempt)
+    slurm: Slurm = field(factory=Slurm)
     source: str = ""  # "FILE:LINE" of the job, for messages

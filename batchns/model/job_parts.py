@@ -20,8 +20,16 @@ from batchns.model.job import (
     Preempt,
     PreemptMode,
     Resources,
+    ScratchOn,
+    Slurm,
 )
-from batchns.model.job_rules import cpus_match_cpuset, no_rate_without_network, nothing_to_allow, overlay_on_a_rootfs
+from batchns.model.job_rules import (
+    cpus_match_cpuset,
+    digest_of_a_rootfs,
+    no_rate_without_network,
+    nothing_to_allow,
+    overlay_on_a_rootfs,
+)
 from batchns.model.kinds import (
     Field,
     Kind,
@@ -41,7 +49,19 @@ from batchns.model.problems import did_you_mean
 from batchns.model.reach import EXAMPLE as REACH_EXAMPLE
 from batchns.model.reach import PATTERN as REACH_PATTERN
 from batchns.model.reach import HostPorts, Jobs, Target, format_target, parse_target, permitted
-from batchns.model.values import check_cpus, check_path, parse_bind, parse_cpuset
+from batchns.model.values import (
+    CONSTRAINT,
+    DIGEST,
+    EXAMPLE_DIGEST,
+    SLURM_WORD,
+    check_constraint,
+    check_cpus,
+    check_digest,
+    check_path,
+    check_slurm_word,
+    parse_bind,
+    parse_cpuset,
+)
 from batchns.units import format_rate, format_size, quote
 
 MAX_PIDS = 1 << 22  # the kernel's PID_MAX_LIMIT
@@ -80,6 +100,11 @@ def resources_table(config: Config) -> Table[Resources]:
         ),
         "scratch": Field(
             size(4096, example='"10GiB"'), "Size of the job's private /tmp.", "that of [defaults] in batchns.toml"
+        ),
+        "scratch_on": Field(
+            choice(ScratchOn),
+            "Where that is: memory, which counts as the job's; disk, where the machine has a folder for it.",
+            '"memory"',
         ),
         "strict": Field(
             boolean(), "Refuse the job where one of its limits cannot be enforced.", "that of [node] in batchns.toml"
@@ -194,6 +219,11 @@ def isolation_table(config: Config) -> Table[Isolation]:
                 "Another root file system: a folder, or a squashfs image.",
                 "the host's root, read-only",
             ),
+            "rootfs_digest": Field(
+                text(check_digest, example=f'"{EXAMPLE_DIGEST}"', pattern=f"^{DIGEST.pattern}$"),
+                "What the image must be: its SHA-256 digest, checked before it is used.",
+                "whatever the file holds",
+            ),
             "overlay": Field(
                 size(1 << 20, example='"2GiB"'),
                 "How much may be written on top of `rootfs`; it is gone with the job.",
@@ -217,10 +247,23 @@ def isolation_table(config: Config) -> Table[Isolation]:
                 "A seccomp profile that batchns.toml names.",
                 '"default"',
             ),
+            "apparmor": Field(
+                text(_listed("AppArmor profile", config.isolation.apparmor_names), example='"batchns-tight"'),
+                "The AppArmor profile that it is executed under, one that batchns.toml allows.",
+                "that of batchns.toml",
+            ),
+            "selinux_label": Field(
+                text(
+                    _listed("SELinux label", config.isolation.selinux_names),
+                    example='"system_u:system_r:container_t:s0"',
+                ),
+                "The SELinux label that it is executed with, one that batchns.toml allows.",
+                "that of batchns.toml",
+            ),
         },
         where="isolation",
-        rules=(overlay_on_a_rootfs,),
-        rules_schema={"dependentRequired": {"overlay": ["rootfs"]}},
+        rules=(overlay_on_a_rootfs, digest_of_a_rootfs),
+        rules_schema={"dependentRequired": {"overlay": ["rootfs"], "rootfs_digest": ["rootfs"]}},
     )
 
 
@@ -243,6 +286,37 @@ PREEMPT: Table[Preempt] = Table(
 )
 
 
+def _slurm_word(what: str, example: str) -> Kind[str]:
+    return text(lambda value: check_slurm_word(value, what), example=example, pattern=f"^{SLURM_WORD}$")
+
+
+SLURM: Table[Slurm] = Table(
+    make=Slurm,
+    fields={
+        "account": Field(
+            _slurm_word("an account's name", '"physics"'),
+            "The account that the job is charged to.",
+            "that of batchns.toml, else the user's default",
+        ),
+        "qos": Field(_slurm_word("a quality of service", '"long"'), "Its quality of service.", "the account's"),
+        "constraint": Field(
+            text(check_constraint, example='"intel&ssd"', pattern=f"^{CONSTRAINT}$"),
+            "Features that its node has to have, as --constraint of sbatch has them.",
+            "none",
+        ),
+        "nodes": Field(
+            integer(1, 10_000, example="4"),
+            "On how many nodes the command runs, once on each; each has all that [resources] asks for.",
+            "1",
+        ),
+        "reservation": Field(
+            _slurm_word("a reservation's name", '"course"'), "The reservation whose nodes it runs on.", "none"
+        ),
+    },
+    where="slurm",
+)
+
+
 def _profile(config: Config, value: str) -> str:
     known = sorted({"default", *config.isolation.seccomp})
     if value not in known:
@@ -252,6 +326,21 @@ def _profile(config: Config, value: str) -> str:
             f'did you mean "{near}"?' if near else f"there is {', '.join(known)}",
         )
     return value
+
+
+def _listed(what: str, known: tuple[str, ...]) -> Callable[[str], str]:
+    """One of those that the administrator lists: any other might be weaker than what jobs are under now."""
+
+    def check(value: str) -> str:
+        if value in known:
+            return value
+        near = did_you_mean(value, known)
+        hint = f"there is {', '.join(known)}" if known else "remove it, or ask the administrator for it"
+        raise UserError(
+            f"the {what} {quote(value)} is not allowed by batchns.toml", f'did you mean "{near}"?' if near else hint
+        )
+
+    return check
 
 
 def _cpus(config: Config, value: float) -> float:

@@ -51,6 +51,12 @@ def overlay_on_a_rootfs(raw: Mapping[str, Any], values: Mapping[str, Any]) -> It
         yield ("overlay",), UserError(what, 'write rootfs = "/srv/images/ml" besides, or remove it')
 
 
+def digest_of_a_rootfs(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
+    if "rootfs_digest" in values and "rootfs" not in values:
+        what = "there is no image whose digest could be checked"
+        yield ("rootfs_digest",), UserError(what, 'write rootfs = "/srv/images/ml.squashfs" besides, or remove it')
+
+
 def nothing_to_allow(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
     """Loopback only has no way to anything, the host's own network has every way already."""
     mode = values.get("mode", NetworkMode.PRIVATE)
@@ -133,6 +139,8 @@ SHOWN: Mapping[str, Callable[[Any], str]] = {
     "memory": format_size,
     "egress": format_rate,
     "ingress": format_rate,
+    "pids": str,
+    "scratch": format_size,
 }
 
 
@@ -154,6 +162,9 @@ def _asked(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, float]]:
             yield ("resources", "cpuset"), "cpus", len(resources.cpuset)
         if resources.memory is not None:
             yield ("resources", "memory"), "memory", resources.memory
+        for key in ("pids", "scratch"):
+            if (asked := getattr(resources, key)) is not None:
+                yield ("resources", key), key, asked
     for key in ("egress", "ingress") if network is not None else ():
         if (asked := getattr(network, key)) is not None:
             yield ("network", key), key, asked
@@ -162,9 +173,9 @@ def _asked(values: Mapping[str, Any]) -> Iterator[tuple[Path, str, float]]:
 def _bounds(queue: Queue, name: str, key: str) -> list[tuple[str, float]]:
     """The bounds that one job alone can be beyond, the narrowest first. Beyond any of them it would wait for ever."""
     bounds: tuple[tuple[str, Bound], ...] = (
-        (f"a job of queue {quote(name)} may have", queue.per_job),
-        (f"one user may have in queue {quote(name)}", queue.per_user),
-        (f"all jobs of queue {quote(name)} may have together", queue.total),
+        ("a job of queue {} may have", queue.per_job),
+        ("one user may have in queue {}", queue.per_user),
+        ("all jobs of queue {} may have together", queue.total),
     )
-    known = [(whose, most) for whose, bound in bounds if (most := getattr(bound, key)) is not None]
+    known = [(whose.format(quote(name)), most) for whose, bound in bounds if (most := getattr(bound, key)) is not None]
     return sorted(known, key=lambda entry: entry[1])

@@ -13,8 +13,8 @@ from attrs import evolve
 
 from batchns.errors import UserError
 from batchns.model.config import Config, Queue
-from batchns.model.job import JobSpec
-from batchns.model.job_parts import PREEMPT, isolation_table, network_table, resources_table
+from batchns.model.job import JobSpec, Notice
+from batchns.model.job_parts import PREEMPT, SLURM, isolation_table, network_table, resources_table
 from batchns.model.job_rules import (
     begins_before_its_deadline,
     no_shell_line,
@@ -29,6 +29,7 @@ from batchns.model.kinds import (
     Schema,
     Table,
     boolean,
+    choice,
     clean,
     duration,
     exactly_one,
@@ -65,6 +66,7 @@ def job_table(config: Config, folder: str) -> Table[JobSpec]:
         "network": Field(network_table(config), "The job's network."),
         "isolation": Field(isolation_table(config), "What the job sees of the host."),
         "preempt": Field(PREEMPT, "What may be done to the job when something more urgent needs its place."),
+        "slurm": Field(SLURM, "What only a Slurm cluster heeds; on one machine it has no effect."),
     }
     return Table(
         make=lambda **values: _job(config, {"cwd": folder, **values}),
@@ -150,6 +152,11 @@ def _job_fields(config: Config, folder: str) -> dict[str, Field]:
             text(lambda value: output_in(folder, value), example='"%x-%j.err"', **output),
             "File for standard error, with the same patterns.",
             '"%x-%j.err" beside the job file',
+        ),
+        "notify": Field(
+            list_of(choice(Notice), example='["failed"]'),
+            "Of what the machine's [notify] tells, only these: started, frozen, requeued, ended, failed; []: nothing.",
+            "all of it",
         ),
     }
 

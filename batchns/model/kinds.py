@@ -139,8 +139,10 @@ def clean(value: str) -> str:
     """
     if "\0" in value:
         raise UserError(f"{quote(value)} holds a NUL character", "remove it")
-    if any("\ud800" <= c <= "\udfff" for c in value):
-        raise UserError(f"{quote(value)} is not valid UTF-8", "write it in UTF-8")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{quote(value)} is not valid UTF-8", "write it in UTF-8") from None
     return value
 
 

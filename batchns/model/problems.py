@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from attrs import frozen
 
@@ -31,21 +32,38 @@ class Refusals(Exception):
         self.found = tuple(found)
 
 
+class _At:
+    """A class: every key of every job is read in one, and a generator would take as long as the reading."""
+
+    __slots__ = ("_found", "_path")
+
+    def __init__(self, found: list[Finding], path: Path) -> None:
+        self._found, self._path = found, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, UserError):
+            self._found.append((self._path, error))
+        elif isinstance(error, Refusals):
+            self._found += [((*self._path, *below), one) for below, one in error.found]
+        else:
+            return False
+        return True
+
+
 class Findings:
     """Collects what is wrong below one table or list, so that one bad key does not hide the next."""
 
     def __init__(self) -> None:
         self._found: list[Finding] = []
 
-    @contextmanager
-    def at(self, *path: str | int) -> Iterator[None]:
+    def at(self, *path: str | int) -> AbstractContextManager[None]:
         """What the body raises is wrong at `path`."""
-        try:
-            yield
-        except UserError as error:
-            self._found.append((path, error))
-        except Refusals as refusals:
-            self._found += [((*path, *below), error) for below, error in refusals.found]
+        return _At(self._found, path)
 
     def add(self, found: Iterable[Finding]) -> None:
         self._found += found

@@ -27,6 +27,7 @@ from batchns.model.kinds import (
     rate,
     size,
 )
+from batchns.model.notify_table import QUEUE_NOTIFY
 from batchns.model.problems import Finding, did_you_mean
 from batchns.model.values import MAX_CPUS, check_cpus
 from batchns.units import format_duration, format_size, quote
@@ -66,7 +67,7 @@ def preempts_known_queues(raw: Mapping[str, Any], values: Mapping[str, Any]) -> 
 def _defaults_within_bounds(raw: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
     """What a queue gives to those that do not ask, no job of it may ask for: one of the two is a mistake."""
     bound = values.get("per_job", Bound())
-    for key in ("cpus", "memory", "time_limit"):
+    for key in ("cpus", "memory", "time_limit", "pids", "scratch"):
         show = SHOWN[key]
         most, given = getattr(bound, key), values.get("defaults", {}).get(key)
         if most is not None and given is not None and given > most:
@@ -125,6 +126,8 @@ PER_JOB: Table[Bound] = Table(
         "time_limit": Field(
             duration(example='"2h30m"'), "The longest `time_limit`, and that of a job that has none.", "no bound"
         ),
+        "pids": Field(integer(1, MAX_PIDS, example="8192"), "Processes and threads.", "no bound"),
+        "scratch": Field(size(4096, example='"10GiB"'), "Size of the private /tmp.", "no bound"),
     },
     where="queues.NAME.per_job",
 )
@@ -190,6 +193,7 @@ QUEUE: Table[Queue] = Table(
             boolean(), "Its jobs are frozen while others than batchns use the machine: see [neighbour].", "false"
         ),
         "defaults": Field(QUEUE_DEFAULTS, "What differs from [defaults] for jobs of this queue."),
+        "notify": Field(QUEUE_NOTIFY, "What differs from [notify] for jobs of this queue."),
         "per_job": Field(PER_JOB, "The most that one job may ask for."),
         "per_user": Field(PER_USER, "The most that one user's jobs may have at a time."),
         "total": Field(TOTAL, "The most that all jobs of the queue may have at a time."),

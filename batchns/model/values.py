@@ -21,6 +21,10 @@ NAME_HINT = "write 1 to 64 letters, digits, dots, dashes and underscores, the fi
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 RESERVED_PREFIX = "BATCHNS_"
 
+SLURM_WORD = r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,127}"
+CONSTRAINT = r"[A-Za-z0-9_(\[][A-Za-z0-9_.:@+*&|()\[\]-]{0,255}"
+DIGEST = re.compile("sha256:[0-9a-f]{64}")
+EXAMPLE_DIGEST = f"sha256:{'9f86d081' * 8}"
 MAX_TASKS = 10_000
 MAX_INDEX = 999_999
 MAX_CPUS = 8192  # CONFIG_NR_CPUS of the largest distribution kernels
@@ -31,6 +35,12 @@ _TASK_RANGE = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6})(?::([0-9]{1,6}))?)?")
 _PATTERN = re.compile(r"%(.?)", re.DOTALL)
 # Mounts over these would hide what the sandbox itself puts there.
 _NO_BIND_BELOW = ("/proc", "/sys", "/dev", "/run")
+
+
+def check_digest(value: str) -> str:
+    if not DIGEST.fullmatch(value):
+        raise UserError(f"{quote(value)} is not a digest", 'write "sha256:" and what sha256sum says of the image')
+    return value
 
 
 def check_cpus(value: float) -> float:
@@ -141,6 +151,20 @@ def check_path(text: str) -> str:
     return _plain_path(text)
 
 
+def check_slurm_word(text: str, what: str) -> str:
+    """A name of Slurm's, as one word of an option. `what`: it should be."""
+    if not re.fullmatch(SLURM_WORD, text):
+        raise UserError(f"{quote(text)} is not {what}", "write letters, digits, _, -, . and :")
+    return text
+
+
+def check_constraint(text: str) -> str:
+    """What sbatch takes for --constraint: names of features with &, |, counts and brackets."""
+    if not re.fullmatch(CONSTRAINT, text):
+        raise UserError(f"{quote(text)} is no constraint", 'write features as sbatch has them: "intel&ssd"')
+    return text
+
+
 def path_in(folder: str, text: str) -> str:
     """An absolute path, from one that may be relative to `folder`."""
     if not text:
@@ -191,7 +215,7 @@ def _same(source: str) -> str:
 
 
 def _plain_path(text: str) -> str:
-    if any(not c.isprintable() and c < "\u0080" for c in text):
+    if not text.isprintable() and any(not c.isprintable() and c < "\u0080" for c in text):
         raise UserError(f"{quote(text)} holds a control character", "write a path without it")
     if ".." in text.split("/"):
         raise UserError(f'{quote(text)} holds ".."', "write the path that it leads to")

@@ -22,6 +22,7 @@ from batchns.model.job import (
     JobSpec,
     Network,
     NetworkMode,
+    Notice,
     Preempt,
     PreemptMode,
     Resources,
@@ -135,6 +136,7 @@ JOBS = st.builds(
     warn=maybe(WARNINGS),
     stdout=maybe(PATHS.map(lambda path: path + "/%x-%j_%A.%a.%r%%")),
     stderr=maybe(PATHS),
+    notify=maybe(st.lists(st.sampled_from(Notice), unique=True).map(tuple)),
     resources=RESOURCES,
     network=NETWORKS,
     isolation=ISOLATIONS,
@@ -186,6 +188,7 @@ def to_table(job: JobSpec) -> dict[str, Any]:
         warn_signal=job.warn and f"{signal_name(job.warn.signal)}@{written(job.warn.before, 'ms', 1000)}",
         stdout=job.stdout,
         stderr=job.stderr,
+        notify=None if job.notify is None else [notice.value for notice in job.notify],
         resources=given(
             cpus=asked.cpus,
             cpuset=asked.cpuset and cpu_list(asked.cpuset),

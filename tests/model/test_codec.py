@@ -23,9 +23,11 @@ from batchns.model.job import (
     Isolation,
     JobSpec,
     Network,
+    Notice,
     Preempt,
     PreemptMode,
     Resources,
+    Slurm,
     WarnSignal,
 )
 from batchns.model.job_table import job_table
@@ -52,6 +54,7 @@ hold = true
 warn_signal = "USR1@60s"
 stdout = "logs/%x-%j.out"
 stderr = "/var/log/%x.err"
+notify = ["failed", "frozen"]
 
 [resources]
 cpus = 2
@@ -76,6 +79,12 @@ identity = "private"
 [preempt]
 mode = "requeue"
 grace_time = "15s"
+
+[slurm]
+account = "physics"
+qos = "long"
+constraint = "intel&ssd|[rack1*2]"
+reservation = "course"
 """
 
 
@@ -110,6 +119,7 @@ def test_every_key_arrives() -> None:
             warn=WarnSignal(signal.SIGUSR1, 60.0),
             stdout="/home/ada/logs/%x-%j.out",
             stderr="/var/log/%x.err",
+            notify=(Notice.FAILED, Notice.FROZEN),
             resources=Resources(
                 cpus=2.0,
                 cpuset=(2, 3),
@@ -126,6 +136,7 @@ def test_every_key_arrives() -> None:
                 binds=(Bind("/data", "/data"), Bind("/opt/x/y", "/opt", True)), identity=Identity.PRIVATE
             ),
             preempt=Preempt(mode=PreemptMode.REQUEUE, grace_time=15.0),
+            slurm=Slurm(account="physics", qos="long", constraint="intel&ssd|[rack1*2]", reservation="course"),
             source="f.toml:2",
         )
     ]
@@ -221,9 +232,27 @@ def test_pieces_of_job_files_give_jobs_or_messages(text: str) -> None:
 
 KEYS = st.sampled_from(
     [
-        "job", "name", "command", "env", "array", "resources", "memory", "cpus", "network", "mode", "isolation",
-        "binds", "queue", "priority", "time_limit", "dependency", "begin", "deadline", "warn_signal",
-        "retry_memory", "preempt"
+        "job",
+        "name",
+        "command",
+        "env",
+        "array",
+        "resources",
+        "memory",
+        "cpus",
+        "network",
+        "mode",
+        "isolation",
+        "binds",
+        "queue",
+        "priority",
+        "time_limit",
+        "dependency",
+        "begin",
+        "deadline",
+        "warn_signal",
+        "retry_memory",
+        "preempt",
     ]
 )
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.datetimes()

@@ -18,7 +18,8 @@ CONFIG = Config(
 HEAD = 'name = "x"\ncommand = ["true"]\n'
 KEYS_OF_A_JOB = (
     "name, command, script, cwd, env, queue, priority, time_limit, array, dependency, max_retries, stdout, stderr, "
-    "begin, deadline, hold, warn_signal, retry_delay, retry_memory, resources, network, isolation, preempt"
+    "notify, begin, deadline, hold, warn_signal, retry_delay, retry_memory, resources, network, isolation, "
+    "preempt, slurm"
 )
 MOMENT = 'write for example "2026-12-01T08:00", or "+2h" after it was submitted'
 WARN = 'write "USR1@60s"'
@@ -345,6 +346,12 @@ IN_A_JOB = [
         'preempt.mode = "kill"',
         'preempt.mode: must be one of suspend, requeue, cancel, off, not "kill" - '
         'write "suspend" or "requeue" or "cancel" or "off"',
+    ),
+    ('slurm.account = "-x"', 'slurm.account: "-x" is not an account\'s name - write letters, digits, _, -, . and :'),
+    ('slurm.qos = "a b"', 'slurm.qos: "a b" is not a quality of service - write letters, digits, _, -, . and :'),
+    (
+        'slurm.constraint = "a b"',
+        'slurm.constraint: "a b" is no constraint - write features as sbatch has them: "intel&ssd"',
     ),
     ("preempt.grace_time = 10", 'preempt.grace_time: "10" has no unit - write "10s", "10m" or "10h"'),
 ]

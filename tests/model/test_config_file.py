@@ -14,23 +14,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchns.model.config import (
+    Admins,
     Backfill,
     Bound,
     Config,
+    DaemonSettings,
     Defaults,
     FairShare,
+    HistorySettings,
     IsolationSettings,
     Neighbour,
     NetworkSettings,
     Node,
+    NotifySettings,
     Order,
+    OutputSettings,
     Preemption,
     Queue,
     ScheduleSettings,
+    See,
+    Tls,
     Units,
 )
 from batchns.model.config_table import config_table, parse_config
-from batchns.model.job import PreemptMode
+from batchns.model.job import Notice, PreemptMode
 from batchns.model.kinds import Table
 from batchns.model.problems import JobFileErrors
 from batchns.model.queue_table import DEFAULTS, PER_JOB, PER_USER, QUEUE
@@ -66,7 +73,7 @@ def leaves(config: Any) -> dict[str, Any]:
 
 def has_no_fixed_default(path: str, value: Any) -> bool:
     """Unset, or empty; that a queue preempts no other is a value that can be written."""
-    return value is None or (value in ({}, (), Bound()) and path != "queues.normal.preempts")
+    return value is None or (value in ({}, (), Bound(), Admins()) and path != "queues.normal.preempts")
 
 
 def test_the_example_as_it_is_has_all_defaults() -> None:
@@ -136,6 +143,8 @@ jobs = 1
 cpus = 0.5
 [queues.urgent.total]
 jobs = 10
+[queues.urgent.notify]
+on = ["started", "failed"]
 [queues.idle]
 preempt_mode = "requeue"
 yield = true
@@ -167,6 +176,26 @@ pool6 = ""
 outside = ["10.0.0.0/8", "2001:db8::/32"]
 allow = ["host:53/udp", "host:8000-8099", "169.254.169.254"]
 dns = ["192.0.2.53", "2001:db8::53"]
+[daemon]
+socket = "/run/b.sock"
+admins = { users = ["alice"], groups = ["domain admins"] }
+see = "all"
+connections = 7
+[daemon.tls]
+listen = "[::1]:7443"
+certificate = "/etc/c.pem"
+key = "/etc/k.pem"
+ca = "/etc/ca.pem"
+users = { "The Boss" = "root" }
+[history]
+keep = "1d"
+[output]
+max_size = "none"
+mode = "0640"
+[notify]
+command = ["/bin/tell", "a b"]
+on = []
+time_limit = "5s"
 """
 
 
@@ -187,6 +216,7 @@ def test_what_is_set_is_set() -> None:
                 per_job=Bound(cpus=8.0, memory=8 << 30, egress=10**9, ingress=10**9, time_limit=7200.0),
                 per_user=Bound(jobs=1, cpus=0.5),
                 total=Bound(jobs=10),
+                notify={"on": (Notice.STARTED, Notice.FAILED)},
             ),
             "idle": Queue(preempt_mode=PreemptMode.REQUEUE, yields=True),
         },
@@ -214,7 +244,40 @@ def test_what_is_set_is_set() -> None:
             allow=(HostPorts("udp", 53, 53), HostPorts("tcp", 8000, 8099), IPv4Network("169.254.169.254")),
             dns=("192.0.2.53", "2001:db8::53"),
         ),
+        daemon=DaemonSettings(
+            socket="/run/b.sock",
+            admins=Admins(users=("alice",), groups=("domain admins",)),
+            see=See.ALL,
+            tls=Tls(
+                listen=("::1", 7443),
+                certificate="/etc/c.pem",
+                key="/etc/k.pem",
+                ca="/etc/ca.pem",
+                users={"The Boss": "root"},
+            ),
+            connections=7,
+        ),
+        history=HistorySettings(keep=86400.0),
+        output=OutputSettings(max_size=None, mode=0o640),
+        notify=NotifySettings(command=("/bin/tell", "a b"), on=(), time_limit=5.0),
     )
+
+
+def test_the_socket_is_below_the_run_folder_unless_it_is_named() -> None:
+    assert Config().socket == "/run/batchns/batchns.sock"
+    assert parse_config(b'paths.run = "/tmp/r"', "f").socket == "/tmp/r/batchns.sock"
+    assert parse_config(b'paths.run = "/tmp/r"\ndaemon.socket = "/s"', "f").socket == "/s"
+
+
+def test_a_queue_tells_what_it_says_and_else_what_notify_says() -> None:
+    config = parse_config(SETTINGS.encode(), "f")
+    assert config.notify_of("idle") == config.notify
+    assert config.notify_of("urgent") == attrs.evolve(config.notify, on=(Notice.STARTED, Notice.FAILED))
+
+
+def test_a_job_that_failed_has_ended_too() -> None:
+    assert Notice.FAILED.among((Notice.ENDED,)) and Notice.FAILED.among((Notice.FAILED,))
+    assert not Notice.ENDED.among((Notice.FAILED,)) and not Notice.FAILED.among(())
 
 
 def test_a_resource_is_a_number_or_the_nodes_of_its_units() -> None:
@@ -269,7 +332,7 @@ MISTAKES = [
     ('queues.urgent.time_limit = "1h"', "queues.urgent.time_limit: unknown key - "
      "write it in [defaults], as defaults.time_limit"),
     ("queues.urgent.per_job.jobs = 1", "queues.urgent.per_job.jobs: unknown key - "
-     "the keys here are cpus, memory, egress, ingress, time_limit"),
+     "the keys here are cpus, memory, egress, ingress, time_limit, pids, scratch"),
     ("queues.urgent.per_user.jobs = 0", "queues.urgent.per_user.jobs: 0 is out of range - write 1 to 1000000"),
     ('queues.urgent.total.time_limit = "1h"', "queues.urgent.total.time_limit: unknown key - "
      "the keys here are jobs, cpus, memory, egress, ingress"),
@@ -329,6 +392,38 @@ MISTAKES = [
      "last id, 4294967294 - write id_ranges = 50277"),
     ('cgroup.parent = "a/../b"', 'cgroup.parent: "a/../b" is not a cgroup\'s path - '
      'write a path below the cgroup root, for example "batch.slice"'),
+    ('daemon.socket = "b.sock"', 'daemon.socket: "b.sock" is not an absolute path - write the full path'),
+    (f'daemon.socket = "/{"s" * 107}"', f'daemon.socket: "/{"s" * 56}..." is 108 bytes long, and a socket\'s path '
+     'has at most 107 - write a shorter one, for example "/run/batchns/batchns.sock"'),
+    ('daemon.admins = ["alice"]', "daemon.admins: must be a table, not a list - "
+     "write its keys below a [daemon.admins] line"),
+    ("daemon.admins.users = [0]", 'daemon.admins.users[0]: must be a string, not 0 - write "alice"'),
+    ('daemon.see = "none"', 'daemon.see: must be one of own, all, not "none" - write "own" or "all"'),
+    ("daemon.connections = 0", "daemon.connections: 0 is out of range - write 1 to 10000"),
+    ('daemon.tls = { listen = ":7443", certificate = "/c", key = "/k", ca = "/a" }', 'daemon.tls.listen: ":7443" is '
+     'not an address and a port - write for example "0.0.0.0:7443" or "[::]:7443"'),
+    ('daemon.tls = { listen = "h:65536", certificate = "/c", key = "/k", ca = "/a" }', 'daemon.tls.listen: "h:65536" '
+     'is not an address and a port - write for example "0.0.0.0:7443" or "[::]:7443"'),
+    ('daemon.tls = { listen = "h:1", certificate = "/c", key = "/k" }', "daemon.tls.ca: missing - "
+     'write ca = "/etc/batchns/ca.pem"'),
+    ('daemon.tls = { listen = "h:1", certificate = "/c", key = "k", ca = "/a" }', 'daemon.tls.key: "k" is not an '
+     "absolute path - write the full path"),
+    ("history.keep = 90", 'history.keep: "90" has no unit - write "90s", "90m" or "90h"'),
+    ('output.max_size = "64KiB"', 'output.max_size: "64KiB" is too small - write at least "1MiB"'),
+    ('output.max_size = "no"', 'output.max_size: "no" is not a size - write for example "512MiB" or "4GiB"'),
+    ("output.mode = 600", 'output.mode: must be a string, not 600 - write "0600"'),
+    ('output.mode = "rw"', 'output.mode: "rw" is not a file\'s mode - write "0600", "0640" or "0644": '
+     "who besides the owner may read"),
+    ('output.mode = "0666"', 'output.mode: "0666" is no mode for output: its owner reads and writes it, others read '
+     'at most - write "0600", "0640" or "0644": who besides the owner may read'),
+    ('notify.command = ["mail"]', 'notify.command[0]: "mail" is not an absolute path - write the program\'s full path '
+     'and its arguments, ["/usr/local/bin/tell"]'),
+    ('notify.command = "/bin/mail"', 'notify.command: must be a list, not "/bin/mail" - '
+     'write ["/usr/local/bin/tell"]'),
+    ('notify.on = ["end"]', 'notify.on[0]: must be one of started, frozen, requeued, ended, failed, not "end" - '
+     'did you mean "ended"?'),
+    ('queues.urgent.notify.command = ["x"]', 'queues.urgent.notify.command[0]: "x" is not an absolute path - write '
+     'the program\'s full path and its arguments, ["/usr/local/bin/tell"]'),
     ('paths.run = "run"', 'paths.run: "run" is not an absolute path - write the full path'),
 ]  # fmt: skip
 
@@ -342,9 +437,26 @@ def test_a_mistake_is_one_message_with_its_line(line: str, message: str) -> None
 
 KEYS_AND_NAMES = st.sampled_from(
     [
-        "queues", "normal", "preempts", "per_job", "total", "defaults", "cpus", "memory", "time_limit", "users",
-        "yield", "schedule", "order", "preempt", "reservations", "fair_share", "shares", "neighbour",
-        "freeze_above", "for"
+        "queues",
+        "normal",
+        "preempts",
+        "per_job",
+        "total",
+        "defaults",
+        "cpus",
+        "memory",
+        "time_limit",
+        "users",
+        "yield",
+        "schedule",
+        "order",
+        "preempt",
+        "reservations",
+        "fair_share",
+        "shares",
+        "neighbour",
+        "freeze_above",
+        "for",
     ]
 )
 WORDS = st.sampled_from(["normal", "all", "1s", "1GiB", ""])

@@ -11,6 +11,7 @@ import pytest
 from batchns.model.codec import check_dependencies, parse_jobs
 from batchns.model.config import Config
 from batchns.model.config_table import config_table, parse_config
+from batchns.model.daemon_table import ADMINS, TLS
 from batchns.model.job_table import job_table
 from batchns.model.kinds import Table
 from batchns.model.queue_table import PER_JOB, PER_USER, QUEUE, TOTAL
@@ -46,6 +47,7 @@ SECTIONS = [
     (JOB_PAGE, "Keys of a job", JOB),
     *((JOB_PAGE, f"[{name}]", table) for name, table in tables_of(JOB).items()),
     *((CONFIG_PAGE, f"[{name}]", table) for name, table in tables_of(config_table()).items()),
+    *((CONFIG_PAGE, "[daemon]", table) for table in (ADMINS, TLS)),
     *((CONFIG_PAGE, "[queues.NAME]", table) for table in (QUEUE, PER_JOB, PER_USER, TOTAL)),
 ]
 

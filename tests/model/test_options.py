@@ -7,6 +7,7 @@ from ipaddress import IPv4Network
 
 import pytest
 
+from batchns.model.codec import parse_jobs
 from batchns.model.config import Config, Node
 from batchns.model.job import (
     Bind,
@@ -19,6 +20,7 @@ from batchns.model.job import (
     Preempt,
     PreemptMode,
     Resources,
+    Slurm,
     WarnSignal,
 )
 from batchns.model.options import PLACES, job_from_options
@@ -76,6 +78,7 @@ def test_every_option_arrives() -> None:
         retry_delay="5s",
         retry_memory="1.5",
         preempt="requeue",
+        account="physics",
     ) == JobSpec(
         name="x",
         command=("/bin/echo", "hi"),
@@ -106,6 +109,7 @@ def test_every_option_arrives() -> None:
         network=Network(egress=10**7, ingress=2 * 10**7, allow=(Jobs(), IPv4Network("192.0.2.1"))),
         isolation=Isolation(binds=(Bind("/a", "/b", True), Bind("/c", "/d"))),
         preempt=Preempt(mode=PreemptMode.REQUEUE, grace_time=2.0),
+        slurm=Slurm(account="physics"),
     )
 
 
@@ -171,3 +175,22 @@ def test_what_is_not_given_is_not_asked_for() -> None:
 )
 def test_a_mistake_names_the_option(options: dict[str, object], messages: list[str]) -> None:
     assert errors(**options) == messages
+
+
+def test_of_a_file_with_options_each_mistake_names_where_it_was_written() -> None:
+    """An option is said once, however many jobs of the file it is for; the file's own mistakes keep their lines."""
+    text = """
+[[job]]
+name = "a"
+command = ["true"]
+resources = { memory = "7", pids = 0 }
+[[job]]
+name = "b"
+command = ["true"]
+"""
+    options = {"memory": "8", "priority": "300", "env": ["A-=1"]}
+    with pytest.raises(JobFileErrors) as raised:
+        parse_jobs(text.encode(), file="f.toml", folder="/home/ada", config=CONFIG, options=options)
+    lines = str(raised.value).split("\n")
+    assert sorted(line.partition(": ")[0] for line in lines) == ["--env", "--memory", "--priority", "f.toml:5"]
+    assert '--memory: "8" has no unit - write "8MiB" or "8GiB"' in lines

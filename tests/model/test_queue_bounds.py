@@ -20,7 +20,8 @@ CONFIG = parse_config(
     [queues.short]
     max_priority = 40
     defaults = { time_limit = "10m", pids = 64 }
-    per_job = { cpus = 2, memory = "2GiB", egress = "10mbit", ingress = "20mbit", time_limit = "1h" }
+    per_job = { cpus = 2, memory = "2GiB", egress = "10mbit", ingress = "20mbit", time_limit = "1h", pids = 100,
+                scratch = "64MiB" }
     [queues.shared]
     per_user = { cpus = 2.5, memory = "1GiB" }
     total = { cpus = 8, memory = "512MiB", egress = "1mbit" }
@@ -56,6 +57,15 @@ OTHER = "or choose another queue"
         (
             'resources.memory = "3GiB"',
             f'resources.memory: 3GiB is more than a job of queue "short" may have, 2GiB - write at most 2GiB, {OTHER}',
+        ),
+        (
+            "resources.pids = 101",
+            f'resources.pids: 101 is more than a job of queue "short" may have, 100 - write at most 100, {OTHER}',
+        ),
+        (
+            'resources.scratch = "1GiB"',
+            f'resources.scratch: 1GiB is more than a job of queue "short" may have, 64MiB - '
+            f"write at most 64MiB, {OTHER}",
         ),
         (
             'network.egress = "1gbit"',
@@ -114,7 +124,9 @@ def test_the_usual_priority_is_never_too_large() -> None:
 
 def test_what_a_job_gets_that_does_not_ask_is_the_queues_and_within_its_bounds() -> None:
     assert CONFIG.defaults_of("normal") == Defaults(cpus=4.0, memory=8 << 30, time_limit=86400.0)
-    assert CONFIG.defaults_of("short") == Defaults(cpus=2.0, memory=2 << 30, time_limit=600.0, pids=64)
+    assert CONFIG.defaults_of("short") == Defaults(
+        cpus=2.0, memory=2 << 30, time_limit=600.0, pids=64, scratch=64 << 20
+    )
     assert CONFIG.defaults_of("shared") == Defaults(cpus=2.0, memory=512 << 20, time_limit=86400.0)
     assert CONFIG.queues["shared"].most("egress") == 10**6 and CONFIG.queues["normal"].most("egress") is None
 

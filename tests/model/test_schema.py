@@ -121,7 +121,7 @@ BEYOND_SETTINGS = (
     "there is no queue", "cannot preempt itself", "is more than per_job", "needs the shortest", "is above freeze_above",
     "that every job file has", "beyond the prefix", "is reserved", "is not written as", "not for every job",
     "cannot be reached", "go beyond the last id", "is too small", "none of what can be allowed",
-    "is not an IPv4 network", "is not an IPv6 network",
+    "is not an IPv4 network", "is not an IPv6 network", "bytes long", '"h:65536"', "the program's full path",
 )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """Acting as a user on file systems, for the time of an open: what that user may not reach, is not reached.
 
-1. Only the file system's ids change, and only the calling thread's: the system calls are made directly, since the
-   library's own functions change all threads.
-2. Leaving host uid 0 takes the capabilities over files (CAP_DAC_OVERRIDE and the like) out of the effective set, and
-   coming back puts them in again: capabilities(7), setfsuid(2).
-3. Every change is read back. A thread that cannot come back must do nothing more: that is a defect, not an error.
+1. Only the effective ids change, which those of the file system follow, and only the calling thread's: the system calls
+   are made directly, since the library's own functions change all threads. The file system's ids alone would not do:
+   /proc/sys asks for the effective ones (fs/proc/proc_sysctl.c, test_perm), and root's capabilities would stay.
+2. Leaving effective uid 0 empties the effective set of capabilities, and coming back, which the saved id allows, fills
+   it again: capabilities(7), setresuid(2).
+3. Every change is checked. A thread that cannot come back must do nothing more: that is a defect, not an error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from errno import EPERM
 
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
-_NOBODY = ctypes.c_uint(0xFFFFFFFF)  # setfsuid(-1) changes nothing and tells what is
-_NR_SETGROUPS, _NR_SETFSUID, _NR_SETFSGID = (116, 122, 123) if os.uname().machine == "x86_64" else (159, 151, 152)
+_SAME = ctypes.c_uint(0xFFFFFFFF)
+_NR_SETGROUPS, _NR_SETRESUID, _NR_SETRESGID = (116, 117, 119) if os.uname().machine == "x86_64" else (159, 147, 149)
 
 
 @contextmanager
@@ -33,20 +34,21 @@ def acting_as(uid: int, gid: int, groups: Sequence[int]) -> Iterator[None]:
         yield
         return
     before = os.getgroups()
+    own_uid, own_gid = os.geteuid(), os.getegid()
     _set_groups(groups)
     try:
-        _become(uid, gid)
+        _set_effective(_NR_SETRESGID, gid)
+        _set_effective(_NR_SETRESUID, uid)
         yield
     finally:
-        _become(os.geteuid(), os.getegid())
+        _set_effective(_NR_SETRESUID, own_uid)
+        _set_effective(_NR_SETRESGID, own_gid)
         _set_groups(before)
 
 
-def _become(uid: int, gid: int) -> None:
-    for number, value in ((_NR_SETFSGID, gid), (_NR_SETFSUID, uid)):
-        _libc.syscall(ctypes.c_long(number), ctypes.c_uint(value))
-        if _libc.syscall(ctypes.c_long(number), _NOBODY) != value:
-            raise OSError(EPERM, f"setfsuid, setfsgid: this process may not act as {uid}:{gid}")
+def _set_effective(call: int, value: int) -> None:
+    if _libc.syscall(ctypes.c_long(call), _SAME, ctypes.c_uint(value), _SAME) < 0:
+        raise OSError(EPERM, f"setresuid, setresgid: this process may not act as {value}")
 
 
 def _set_groups(groups: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 NR_BPF = 321 if os.uname().machine == "x86_64" else 280
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_ATTACH, _PROG_QUERY = 0, 1, 2, 5, 8, 16
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_ATTACH, _MAP_BY_ID, _PROG_QUERY = 0, 1, 2, 5, 8, 14, 16
 _ARRAY = 2
 _ALLOW_MULTI = 2  # beside what systemd and others attach, whose word counts as well
 _ATTRIBUTES = 128  # bytes: zeros beyond what a command knows are ignored
@@ -60,6 +60,21 @@ def _registers(destination: int, source: int) -> int:
 def make_array(size: int, entries: int) -> int:
     """A descriptor of an array of `entries` values of `size` bytes."""
     return _bpf("map create", _MAP_CREATE, struct.pack("=5I", _ARRAY, 4, size, entries, 0))
+
+
+def map_id(array: int) -> int:
+    """The number under which `open_map` finds it, for as long as a program or a descriptor holds it. bpf(2), fdinfo."""
+    fd = os.open(f"/proc/self/fdinfo/{array}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(fd, 4096).decode().splitlines()
+    finally:
+        os.close(fd)
+    return next(int(line.split()[1]) for line in lines if line.startswith("map_id:"))
+
+
+def open_map(number: int) -> int:
+    """Another descriptor of it. Raises OSError: ENOENT where it is gone."""
+    return _bpf("map by id", _MAP_BY_ID, struct.pack("=3I", number, 0, 0))
 
 
 def put(array: int, index: int, value: bytes) -> None:

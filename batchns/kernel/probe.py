@@ -11,9 +11,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 
-from batchns.kernel import syscalls, trial
+from batchns.kernel import landlock, lsm, syscalls, trial
 from batchns.kernel.facts import Fact, Place, Status, tried
-from batchns.kernel.network.firewall import problems
+from batchns.kernel.network.nft import problems
 from batchns.kernel.probe_cgroups import block_weights, cgroups, device_rules, swap_accounting
 from batchns.kernel.probe_network import a_users_network, name_servers, rates_in_the_hosts_network, way_out_by_ipv6
 
@@ -35,6 +35,8 @@ def probe(place: Place) -> list[Fact]:
             "system calls of jobs cannot be filtered",
             "use a kernel with CONFIG_SECCOMP_FILTER",
         ),
+        second_lock(landlock.version()),
+        profiles(lsm.running(proc=str(place.proc), sys=str(place.sys))),
         device_rules(place),
         block_weights(place),
         swap_accounting(place),
@@ -200,6 +202,32 @@ def other_firewalls(place: Place, find: Callable[[], list[str]]) -> Iterator[Fac
             meaning='jobs with network mode "private" do not reach the outside',
             hint=hint,
         )
+
+
+def second_lock(version: int) -> Fact:
+    """Of Landlock's version, 0 for none."""
+    if version >= landlock.LEAST:
+        return Fact(name="Landlock", status=Status.OK, found=f"version {version}")
+    return Fact(
+        name="Landlock",
+        status=Status.LIMITED,
+        found=f"version {version}" if version else "none",
+        meaning="what a job may write is said by its mounts alone, not a second time",
+        hint="Linux 5.19 or later with CONFIG_SECURITY_LANDLOCK, and landlock among those of lsm= at boot",
+    )
+
+
+def profiles(running: frozenset[str]) -> Fact:
+    """Of AppArmor and SELinux, as of `lsm.running`."""
+    if running:
+        return Fact(name="profiles", status=Status.OK, found=" ".join(sorted(running)))
+    return Fact(
+        name="profiles",
+        status=Status.LIMITED,
+        found="neither AppArmor nor SELinux runs",
+        meaning="isolation.apparmor and isolation.selinux_label are refused",
+        hint="boot with apparmor or selinux among those of lsm=",
+    )
 
 
 def pressure(place: Place) -> Fact:

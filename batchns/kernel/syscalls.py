@@ -118,6 +118,11 @@ def _syscall(call: str, path: str, number: int, *args: object, library: ctypes.C
     return result
 
 
+def call(name: str, number: int, *args: int | bytes | None) -> int:
+    """One that has no function here: numbers are passed as they are, bytes by their address."""
+    return _syscall(name, "", number, *(ctypes.c_long(one) if isinstance(one, int) else one for one in args))
+
+
 def clone3(flags: int, *, cgroup: int = -1) -> tuple[int, int]:
     """Fork with new namespaces: (pid, pidfd) in the parent, (0, -1) in the child. clone3(2).
 

@@ -59,3 +59,21 @@ def make_mapped(ids: Ids) -> int:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         for fd in (pidfd, reader, writer):
             os.close(fd)
+
+
+class Mapped:
+    """What `make_mapped` gave for ids: the last used ones are kept, since ranges come again."""
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._fds: dict[Ids, int] = {}
+
+    def get(self, ids: Ids) -> int:
+        """A descriptor that stays this object's. Raises OSError as `make_mapped` does."""
+        fd = self._fds.pop(ids, -1)
+        if fd < 0:
+            fd = make_mapped(ids)
+        self._fds[ids] = fd
+        if len(self._fds) > self._most:
+            os.close(self._fds.pop(next(iter(self._fds))))
+        return fd

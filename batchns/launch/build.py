@@ -16,12 +16,23 @@ from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Device
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch.ids import identify, identity_of
-from batchns.launch.plan import Base, Command, Mount, Plan, Rootfs
+from batchns.launch.plan import Base, Command, Mount, Plan, Rootfs, Version
 from batchns.launch.sandbox import SCRIPT
 from batchns.model.job import Bind, Identity, JobSpec
 from batchns.model.submitter import ROOT, Submitter
 
+_TERMINALS = 64  # pseudo terminals of a job: the machine has 3072 for all of them (kernel.pty.max, kernel.pty.reserve)
 _OOM_SCORE_ADJ = 500  # a job goes before the machine's own services; init stays at 0
+# The same whoever started batchns. A core of at most one byte is none, and, other than 0, none for a program that
+# core_pattern names either, which the kernel would start as root and outside of the job: fs/coredump.c.
+_RLIMITS = (
+    (resource.RLIMIT_CORE, 1, 1),
+    (resource.RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
+    (resource.RLIMIT_NOFILE, 1024, 524288),
+    (resource.RLIMIT_MSGQUEUE, 819200, 819200),
+    (resource.RLIMIT_NICE, 0, 0),
+    (resource.RLIMIT_RTPRIO, 0, 0),
+)
 
 READ_ONLY = tuple(f"/proc/{name}" for name in ("bus", "fs", "irq", "sys", "sysrq-trigger"))
 MASKED = (
@@ -36,6 +47,7 @@ MASKED = (
 )
 MQUEUE = "/proc/sys/fs/mqueue"
 SCRATCH = ("/tmp", "/var/tmp")
+WRITABLE = (*SCRATCH, "/run", "/dev", "/proc")  # of every sandbox
 MAY_MASK = (*READ_ONLY, *MASKED, MQUEUE)  # what `host_paths` is asked about
 
 # A job may not put a bind where it would uncover or replace what the sandbox itself provides.
@@ -69,10 +81,14 @@ class Attempt:
     record: str  # path of the exit record
     scratch: int  # bytes
     usual_scratch: int  # bytes: what the prepared sandboxes have
+    disk: str = ""  # path of the file that has its scratch
     seccomp: str = ""  # path of the compiled filter
     ahead: str = ""  # the attempt to prepare a sandbox for, once this one runs
     root: bool = True  # batchns has root's rights
+    landlock: bool = True  # where the kernel has it
+    confined: tuple[tuple[str, str], ...] = ()  # see `Command`
     images: tuple[str, ...] = ()  # folders whose images users may have as a root
+    image: Version | None = None  # of its rootfs, whose digest was checked
     variables: Mapping[str, str] = field(factory=dict)
     nodes: tuple[tuple[str, Device], ...] = ()  # device nodes of its own, by their paths below /dev
     covers: tuple[tuple[str, str], ...] = ()  # (file of the root, file of the host that takes its place)
@@ -92,7 +108,7 @@ def base(host_paths: frozenset[str], scratch: int, *, root: bool = True, own_net
     return Base(
         (
             Mount("dev", "/dev", "" if root else "/dev", options=("mode=755", "size=64k")),
-            Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666")),
+            Mount("devpts", "/dev/pts", options=("mode=620", "ptmxmode=666", f"max={_TERMINALS}")),
             Mount("tmpfs", "/dev/shm", options=("mode=1777",)),
             *((Mount("mqueue", "/dev/mqueue"),) if MQUEUE in host_paths else ()),
             *(Mount("tmpfs", path, options=("mode=1777", f"size={scratch}")) for path in SCRATCH),
@@ -124,7 +140,7 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         base=common if rootfs is None else Base(host_root=False, own_network=alone),
         cgroup=attempt.cgroup,
         network=attempt.network,
-        rootfs=None if rootfs is None else Rootfs(rootfs, spec.isolation.overlay or 0, _may_be_image(attempt, rootfs)),
+        rootfs=None if rootfs is None else _rootfs(attempt, rootfs),
         mounts=(*(common.mounts if rootfs else ()), *_mounts(attempt, shifted=bool(identified.shift.uids))),
         ids=identified.ids,
         shift=identified.shift,
@@ -132,7 +148,20 @@ def build(attempt: Attempt, *, host_paths: frozenset[str]) -> Plan:
         command=_command(attempt),
         seccomp=attempt.seccomp,
         record=attempt.record,
+        writable=_writable(attempt) if attempt.landlock else (),
     )
+
+
+def _writable(attempt: Attempt) -> tuple[str, ...]:
+    """Beneath these paths of the sandbox the job may write; () where it may everywhere."""
+    if attempt.spec.isolation.overlay:
+        return ()
+    return (*WRITABLE, *(bind.target for bind in _binds(attempt.spec) if not bind.read_only))
+
+
+def _rootfs(attempt: Attempt, rootfs: str) -> Rootfs:
+    version = () if attempt.image is None else tuple(attempt.image)
+    return Rootfs(rootfs, attempt.spec.isolation.overlay or 0, _may_be_image(attempt, rootfs), version)
 
 
 def _may_be_image(attempt: Attempt, rootfs: str) -> bool:
@@ -141,10 +170,11 @@ def _may_be_image(attempt: Attempt, rootfs: str) -> bool:
 
 def _mounts(attempt: Attempt, *, shifted: bool) -> tuple[Mount, ...]:
     """What is this job's own: the size of its memory file systems, and what it reaches of the host."""
-    other_size = attempt.scratch != attempt.usual_scratch
+    other_size = attempt.scratch != attempt.usual_scratch and not attempt.disk
     return (
         *((Mount("nodes", "/dev", options=tuple(map(_node, attempt.nodes))),) if attempt.nodes else ()),
         *(Mount("resize", path, options=(f"size={attempt.scratch}",)) for path in SCRATCH if other_size),
+        *((Mount("disk", SCRATCH[0], attempt.disk, SCRATCH),) if attempt.disk else ()),
         *(Mount("cover", target, source) for target, source in attempt.covers),
         *(_bind(bind, shifted=shifted) for bind in _binds(attempt.spec)),
     )
@@ -189,8 +219,9 @@ def _command(attempt: Attempt) -> Command:
         env=tuple(sorted(_environment(attempt).items())),
         cwd=spec.cwd,
         script=spec.script or "",
-        rlimits=((resource.RLIMIT_CORE, 0),),
+        rlimits=_RLIMITS,
         oom_score_adj=_OOM_SCORE_ADJ,
+        confined=attempt.confined,
     )
 
 

@@ -44,6 +44,7 @@ class Started:
     cgroup_values: Mapping[str, str | int] = field(factory=dict)  # for Driver.readings
     shapers: Mapping[str, int | None] = field(factory=dict)  # {"egress": bit/s in force, "ingress": ...}
     unshaped: str = ""  # why a job in the host's network has no rates in force
+    confined: tuple[str, ...] = ()  # what the kernel says that the command is, for each of `Command.confined`
 
 
 @frozen(kw_only=True)
@@ -60,6 +61,40 @@ class Ended:
     network: Counters | None = None
     unread: str = ""  # why cgroup_texts or network are not complete
     left: tuple[str, ...] = ()  # kernel objects that could not be removed
+
+
+def started_from(attempt: str, value: Mapping[str, Any]) -> Started:
+    """Of the launcher's answer."""
+    return Started(
+        attempt=attempt,
+        pid=value["pid"],
+        phases=value["phases"],
+        cgroup_values=value["cgroup_values"],
+        shapers=value["shapers"],
+        unshaped=value["unshaped"],
+        confined=tuple(value.get("confined", ())),
+    )
+
+
+def ended_from(attempt: str, value: Mapping[str, Any]) -> Ended:
+    """Of the launcher's answer."""
+    return Ended(
+        attempt=attempt,
+        exit_code=value["exit_code"],
+        signal=value["signal"],
+        cgroup_texts=value["cgroup_texts"],
+        network=Counters(*value["network"]) if value["network"] else None,
+        unread=value["unread"],
+        left=tuple(value["left"]),
+    )
+
+
+class LauncherGone(HostError):
+    """There is no launcher at the other end any more."""
+
+
+class Unsendable(HostError):
+    """A message that no launcher can be sent: it is too large. Nothing has been done."""
 
 
 class _Answer:
@@ -104,9 +139,13 @@ class Entered:
         return Left(exit_code=self._end.value["exit_code"], signal=self._end.value["signal"])
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the process and its group. One that has ended is no error. Not SIGKILL or SIGSTOP."""
+        """Send a signal to the process and its group. One that has ended is no error."""
         with suppress(HostError):
             await self._launcher._send(b"Y" + json.dumps([self._name, int(signum)]).encode(), [])
+
+    async def hang_up(self) -> None:
+        """Nobody listens to it any more: SIGHUP, and SIGKILL if it has not ended within `entries.HANG_UP` seconds."""
+        await self._launcher._hang_up(self._name)
 
     def resize(self, rows: int, columns: int) -> None:
         """The terminal has another size from now on: the process gets a SIGWINCH."""
@@ -125,6 +164,7 @@ class Launcher:
         self._entering: dict[str, _Answer] = {}  # by entry
         self._leaving: dict[str, _Answer] = {}
         self._entries = 0
+        self._unwanted: list[str] = []  # entries that began after whoever asked had been cancelled
         self._gone = False
 
     async def launch(self, plan: Plan, stdin: int, stdout: int, stderr: int) -> Started:
@@ -133,6 +173,7 @@ class Launcher:
         Raises:
             StepError: which step failed, on what path, with which errno. Nothing is left behind. Step "exec" means
                 that the command itself could not be executed (ENOENT: exit code 127 for a shell, else 126).
+            Unsendable: the plan is too large.
             HostError: the launcher is gone.
         """
         start = self._starts[plan.attempt] = _Answer()
@@ -150,14 +191,7 @@ class Launcher:
         if value["event"] == "failed":
             del self._ends[plan.attempt]
             raise StepError(value["step"], value["path"], value["errno"], value["hint"])
-        return Started(
-            attempt=plan.attempt,
-            pid=value["pid"],
-            phases=value["phases"],
-            cgroup_values=value["cgroup_values"],
-            shapers=value["shapers"],
-            unshaped=value["unshaped"],
-        )
+        return started_from(plan.attempt, value)
 
     async def prepare(self, attempt: str, base: Base, into: str) -> None:
         """Build the common part of a sandbox for a coming attempt. A launch that finds none makes one: nothing is told.
@@ -179,15 +213,7 @@ class Launcher:
         value = end.value
         if value is None:
             raise _gone()
-        return Ended(
-            attempt=attempt,
-            exit_code=value["exit_code"],
-            signal=value["signal"],
-            cgroup_texts=value["cgroup_texts"],
-            network=Counters(*value["network"]) if value["network"] else None,
-            unread=value["unread"],
-            left=tuple(value["left"]),
-        )
+        return ended_from(attempt, value)
 
     async def signal(self, attempt: str, signum: int) -> None:
         """Send a signal to the job's init, which forwards it to the command; SIGKILL ends init and so the job.
@@ -210,10 +236,11 @@ class Launcher:
         """Start a process in a running job: in its namespaces and cgroups, under the same restrictions.
 
         `env`: in addition to the job's. `cwd`: "" for the job's. `descriptors`: stdin, stdout and stderr; without them
-        it gets a terminal of the job's own, of `size` (rows, columns).
+        it gets a terminal of the job's own, of `size` (rows, columns). Cancelled, what it starts after all is hung up.
 
         Raises:
             StepError: which step failed, as of `launch`; the job goes on. Step "enter": it does not run, or is frozen.
+            Unsendable: command and environment are too large.
             HostError: the launcher is gone.
         """
         self._entries += 1
@@ -224,52 +251,69 @@ class Launcher:
         fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
             await self._send(b"X" + json.dumps([attempt, name, wanted]).encode(), fds)
-            await answer.arrived.wait()
+            if not answer.arrived.is_set():  # one that has come is not lost to a cancellation
+                await answer.arrived.wait()
         except BaseException:
-            del self._leaving[name]
+            self._leaving.pop(name, None)
             raise
         finally:
             del self._entering[name]
         value = answer.value
         if value is None or value["event"] == "refused":
-            del self._leaving[name]
+            self._leaving.pop(name, None)
             if value is None:
                 raise _gone()
             raise StepError(value["step"], value["path"], value["errno"], value["hint"])
         return Entered(self, name, value["pid"], value.get("descriptor"), end)
 
+    async def _hang_up(self, name: str) -> None:
+        with suppress(HostError):
+            await self._send(b"H" + json.dumps([name]).encode(), [])
+
     async def _send(self, message: bytes, ancillary: list[Any]) -> None:
         if len(message) > MAX_MESSAGE:
-            raise HostError(f"a launch plan of {len(message)} bytes is larger than {MAX_MESSAGE}")
+            raise Unsendable(
+                f"a launch plan of {len(message)} bytes is larger than {MAX_MESSAGE}",
+                "ask for less: a shorter environment, script or command",
+            )
         if self._gone:
             raise _gone()
+        channel = self._channel
         try:
             async with self._sending:
-                await self._channel.sendmsg([message], ancillary)
-        except (BrokenPipeError, ConnectionResetError):
+                await channel.sendmsg([message], ancillary)
+        except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
             raise _gone() from None
         except OSError as error:
+            if channel.fileno() < 0:
+                raise _gone() from None  # closed while it waited for its turn
             if error.errno != EMSGSIZE:
                 raise
             hint = "put the script into a file, or let root raise the bound: sysctl -w net.core.wmem_max=1048576"
-            raise HostError(f"a launch plan of {len(message)} bytes is larger than sockets take here", hint) from None
+            raise Unsendable(f"a launch plan of {len(message)} bytes is larger than sockets take here", hint) from None
 
     async def _receive(self) -> None:
         """Hand each answer to the task that waits for it, until the launcher is gone."""
-        while True:
-            try:
-                message, ancillary, _, _ = await self._channel.recvmsg(
-                    MAX_MESSAGE, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC
-                )
-            except ConnectionResetError:
-                message, ancillary = b"", []
-            if not message:
-                break
-            self._heard(json.loads(message), array.array("i", b"".join(data for _, _, data in ancillary)).tolist())
+        while (heard := await self._hear()) is not None:
+            self._heard(*heard)
         self._gone = True
         for answer in self._everyone():
             if not answer.arrived.is_set():
                 answer.give(None)
+
+    async def _hear(self) -> tuple[dict[str, Any], list[int]] | None:
+        """The next message and its descriptors; None when the launcher is gone."""
+        while self._unwanted:
+            await self._hang_up(self._unwanted.pop())
+        try:
+            message, ancillary, _, _ = await self._channel.recvmsg(
+                MAX_MESSAGE, socket.CMSG_LEN(4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            return None
+        if not message:
+            return None
+        return json.loads(message), array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
 
     def _heard(self, value: dict[str, Any], fds: list[int]) -> None:
         if fds:
@@ -286,6 +330,8 @@ class Launcher:
         else:  # whoever asked has been cancelled
             for fd in fds:
                 os.close(fd)
+            if event == "entered":
+                self._unwanted.append(name)
         if event == "left":
             self._leaving.pop(name, None)
 
@@ -294,8 +340,8 @@ class Launcher:
             yield from waiting.values()
 
 
-def _gone() -> HostError:
-    return HostError("the launcher process is gone", "run the command again: what it left is swept then")
+def _gone() -> LauncherGone:
+    return LauncherGone("the launcher process is gone", "run the command again: what it left is swept then")
 
 
 @asynccontextmanager

@@ -7,7 +7,8 @@
 3. What restricts the job's command restricts this one: the same functions, in the same order.
 
 On the socket go back b"F" + JSON [step, path, errno, hint]; or b"R" + JSON {"pid": ...} with the master of the
-terminal, if there is one, and at the end b"E" + an exit record.
+terminal, if there is one, and at the end b"E" + an exit record. On it come signals for the command, a packet of one
+byte each, and its end: then the command is killed. `WAKE` says to look.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import socket
 import struct
 import termios
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 from batchns.errors import StepError
+from batchns.kernel import lsm
 from batchns.kernel import syscalls as sys
 from batchns.launch import identity, init, sandbox
 from batchns.launch.plan import Command, Ids, Plan
@@ -32,7 +35,7 @@ _ALL_BUT_USER = (
     sys.CLONE_NEWNS | sys.CLONE_NEWPID | sys.CLONE_NEWUTS | sys.CLONE_NEWIPC | sys.CLONE_NEWNET | sys.CLONE_NEWCGROUP
 )
 _EVERY_SIGNAL = frozenset(map(int, signal.valid_signals()))
-_NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
+WAKE = signal.SIGHUP  # the kernel sends it, too, when the launcher is gone
 # include/uapi/asm-generic/ioctls.h
 _TIOCGPTN = 0x80045430
 _TIOCSPTLCK = 0x40045431
@@ -71,6 +74,7 @@ def main(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: s
         sys.set_name(NAME)
         sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
         status, job, given = _keep_only(status, job, given)
+        init.open_null()  # the host's, for now
         _live(plan, job, wanted, given, status)
     except StepError as error:
         init.report(status, error)
@@ -83,43 +87,46 @@ def main(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: s
 
 
 def _live(plan: Plan, job: int, wanted: Wanted, given: tuple[int, ...], status: socket.socket) -> NoReturn:
+    status.setblocking(False)
     init.leave_keyring()
     sys.prctl(sys.PR_SET_DUMPABLE, 0)
     program = init.step("seccomp", init.read, plan.seccomp) if plan.seccomp else b""
-    score = init.step("identity", identity.open_score)  # the job's /proc does not show this process
+    init.step("limits", identity.limit, plan.command.rlimits)
+    score = init.step("identity", identity.open_score, plan.command.oom_score_adj)  # the job's /proc lacks this process
+    own = init.step("identity", lsm.open_own) if plan.command.confined else -1
     sandbox.join_cgroups(plan)
     if plan.credentials.groups is not None:
         os.setgroups(plan.credentials.groups)
     init.step("enter namespaces", sys.setns, job, _ALL_BUT_USER)
     init.open_null()
     os.chdir("/")
+    layer = init.step("landlock", init.lock_paths, plan)
     master, terminal = init.step("terminal", _open_terminal, plan, wanted.size) if wanted.size else (-1, "")
     init.step("enter user namespace", sys.setns, job, sys.CLONE_NEWUSER)
     os.close(job)
     init.step("identity", identity.lock_capabilities)
     command = command_of(plan, wanted)
-    pid = init.step(
-        "identity", identity.start_command, plan.credentials, command, given, program, score, terminal=terminal
-    )
-    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of identity has cleared it
+    start = partial(identity.start_command, terminal=terminal, own=own)
+    pid = init.step("identity", start, plan.credentials, command, given, program, score, layer)
+    sys.prctl(sys.PR_SET_PDEATHSIG, WAKE)  # a change of identity has cleared it
     ready = b"R" + json.dumps({"pid": pid}).encode()
+    try:
+        socket.send_fds(status, [ready], [master] if master >= 0 else [])
+    except (BrokenPipeError, ConnectionResetError):
+        _end(pid, status)
     if master >= 0:
-        socket.send_fds(status, [ready], [master])
         os.close(master)
-    else:
-        status.send(ready)
     for fd in given:
         os.close(fd)
     _serve(pid, status)
 
 
 def _keep_only(status: socket.socket, job: int, given: tuple[int, ...]) -> tuple[socket.socket, int, tuple[int, ...]]:
-    """Close everything else, and give these the numbers from 3 on; 0, 1 and 2 are the host's /dev/null for now."""
+    """Close everything else, and give these the numbers from 3 on."""
     wanted = [status.detach(), job, *given]
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 1 << 9) for fd in wanted]
     moved = [os.dup2(fd, number, inheritable=False) for number, fd in enumerate(high, 3)]
     sys.close_range(3 + len(moved), 0xFFFFFFFF)
-    init.open_null()
     return socket.socket(fileno=moved[0]), moved[1], tuple(moved[2:])
 
 
@@ -145,15 +152,35 @@ def _outside(ids: Ids, uid: int, gid: int) -> tuple[int, int]:
 
 
 def _serve(pid: int, status: socket.socket) -> NoReturn:
-    """Forward signals, and end with the command."""
+    """Pass signals on, and end with the command."""
     while True:
         number = signal.sigwaitinfo(_EVERY_SIGNAL).si_signo
         if number == signal.SIGCHLD:
             ended, code = os.waitpid(pid, os.WNOHANG)
             if ended:
-                with suppress(OSError):  # the launcher is gone, and the job with it
-                    status.send(b"E" + init.exit_record(code))
-                os._exit(0)
-        elif number not in _NOT_FORWARDED:
-            with suppress(ProcessLookupError):
-                os.kill(-pid, number)
+                _tell_end(code, status)
+        elif number == WAKE:
+            _pass_on(pid, status)
+
+
+def _pass_on(pid: int, status: socket.socket) -> None:
+    """All that has come."""
+    with suppress(BlockingIOError):
+        # read(2), because the job's filter allows that to its init, and need not allow more.
+        while asked := os.read(status.fileno(), 1):
+            with suppress(ProcessLookupError, PermissionError):  # a profile may keep signals from its processes
+                os.kill(-pid, asked[0])
+        _end(pid, status)
+
+
+def _end(pid: int, status: socket.socket) -> NoReturn:
+    """Nobody listens any more. The command is not left to others: the job's init could not end before they reap it."""
+    with suppress(ProcessLookupError, PermissionError):  # one that a profile keeps from that ends with the job
+        os.kill(-pid, signal.SIGKILL)
+    _tell_end(os.waitpid(pid, 0)[1], status)
+
+
+def _tell_end(code: int, status: socket.socket) -> NoReturn:
+    with suppress(OSError):  # the launcher is gone, and the job with it
+        status.send(b"E" + init.exit_record(code))
+    os._exit(0)

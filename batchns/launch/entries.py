@@ -7,15 +7,20 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from typing import Any, Protocol
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls
 from batchns.kernel.cgroups import actions
-from batchns.launch.enter import Wanted
+from batchns.launch.enter import WAKE, Wanted
 from batchns.launch.enter import main as join
 from batchns.launch.plan import Plan
+
+HANG_UP = 3.0  # seconds from SIGHUP to SIGKILL, for a process to which nobody listens any more
 
 
 class RunningJob(Protocol):
@@ -44,6 +49,7 @@ class _Entry:
         self.status = status
         self.open = True  # there may be words in the socket
         self.runs = self.failed = False
+        self.until: float | None = None  # of one that is hung up: when it is killed; inf: that has been done
         self.record: dict[str, Any] = {"exit_code": None, "signal": None}
 
 
@@ -73,9 +79,40 @@ class Entries:
             self._refuse(attempt, name, StepError("enter", path, error.errno or 0))
 
     def signal(self, name: str, number: int) -> None:
-        """To the process, by its enterer; one that has ended is no error."""
+        """To the process and its group, by its enterer; one that has ended is no error."""
         if name in self._entries:
-            signal.pidfd_send_signal(self._entries[name].pidfd, number)
+            self._pass(self._entries[name], number)
+
+    def hang_up(self, name: str) -> None:
+        """Nobody listens to it any more: it has `HANG_UP` seconds to end; one that has ended is no error."""
+        entry = self._entries.get(name)
+        if entry is not None and entry.until is None:
+            entry.until = time.monotonic() + HANG_UP
+            self._pass(entry, signal.SIGHUP, signal.SIGCONT)
+
+    def hang_up_all(self) -> None:
+        for name in self._entries:
+            self.hang_up(name)
+
+    def due(self) -> float | None:
+        """When the first of those that are hung up has had its time; None: there are none."""
+        times = [entry.until for entry in self._entries.values() if entry.until is not None]
+        return min((time for time in times if time < inf), default=None)
+
+    def end_overdue(self) -> None:
+        """Have those killed that have had their time; one that is frozen, or has yet to begin, as soon as it can be."""
+        for entry in self._entries.values():
+            if entry.until is not None and entry.until <= time.monotonic():
+                entry.until = inf
+                entry.status.shutdown(socket.SHUT_WR)
+                self._pass(entry)
+
+    def _pass(self, entry: _Entry, *numbers: int) -> None:
+        """Tell the enterer. What does not fit in its socket is lost, as are signals that are pending already."""
+        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            for number in numbers:
+                entry.status.send(bytes((number,)), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        signal.pidfd_send_signal(entry.pidfd, WAKE)
 
     def end(self, attempt: str) -> None:
         """The job is over, and what has entered it, too: its cgroups must be empty."""

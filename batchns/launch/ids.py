@@ -4,6 +4,9 @@
 2. init has an id of the slot's private range, whoever the command is: the command can neither signal nor trace it.
 3. In every identity the job has on the host's files the rights of its submitter, and no others.
 4. Without root there is one id to map, the user's own: init has it, too, and is guarded by not being dumpable.
+5. The user namespace belongs to that id of init's: what the kernel grants each user so much of (inotify instances,
+   pending signals, bytes in message queues) it counts against the owner, too. If that were root, one job could use up
+   everybody's.
 
 Sources: user_namespaces(7), mount_setattr(2) on id-mapped mounts.
 """
@@ -69,7 +72,7 @@ def identify(submitter: Submitter, asked: Identity | None, id_start: int, *, roo
             (IdMap(gid, submitter.gid, 1), *(IdMap(group, group, 1) for group in groups), its_own),
         ),
         Ids(),
-        _credentials(submitter, uid, gid, init),
+        _credentials(submitter, uid, gid, init)._replace(owner=id_start + _INIT),
     )
 
 
@@ -91,7 +94,8 @@ def _private(submitter: Submitter, id_start: int) -> Identified:
         shift = Ids(whole, whole)
     else:
         shift = Ids((IdMap(submitter.uid, id_start, 1),), (IdMap(submitter.gid, id_start, 1),))
-    return Identified(Ids(whole, whole), shift, _credentials(submitter, 0, 0, _INIT, groups=False))
+    credentials = _credentials(submitter, 0, 0, _INIT, groups=False)._replace(owner=id_start + _INIT)
+    return Identified(Ids(whole, whole), shift, credentials)
 
 
 def _credentials(submitter: Submitter, uid: int, gid: int, init: int, *, groups: bool = True) -> Credentials:

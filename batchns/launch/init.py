@@ -7,8 +7,10 @@
 4. It ends with the command. The kernel then kills whatever else is left in the PID namespace.
 
 On the socket to the launcher comes the plan, with the descriptors of `Given`. Back go b"M" (map my user namespace;
-answered by one byte), b"F" + JSON [step, path, errno, hint], and b"R" + JSON {"phases": ..., "shapers": ...} when the
-command runs.
+answered by one byte), b"F" + JSON [step, path, errno, hint], and b"R" + JSON {"phases": ..., "shapers": ...,
+"confined": ...} when the command runs.
+
+A job of a kept launcher outlives it, so its init says the same in the record, too (`Record`): nobody may be listening.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ from errno import ENOSYS
 from typing import NamedTuple, NoReturn, ParamSpec, TypeVar
 
 from batchns.errors import StepError
+from batchns.kernel import landlock, lsm
 from batchns.kernel import syscalls as sys
 from batchns.kernel.network import link
 from batchns.kernel.network.types import Shapers
 from batchns.launch import identity, sandbox
-from batchns.launch.plan import Base, Plan, from_wire
+from batchns.launch.plan import Base, Plan, of_launcher
 
 MAX_MESSAGE = 1 << 20
 _LONGEST = 1024  # letters of a path or hint in a failure
@@ -50,26 +53,73 @@ class Given(NamedTuple):
     idmap: int = -1  # only where folders are id-mapped
 
 
-def main(base: Base, status: socket.socket) -> NoReturn:
-    """The process's whole life. `status` is the only descriptor of the launcher's that it keeps. Never returns."""
+class Record:
+    """The exit record's file, which says before there is one how far init has come, if the launcher is a kept one.
+
+        0   one of the letters below, then the exit record in its place
+        64  JSON: of the message b"R", or b"F"
+        2048  JSON: bytes sent and received on the job's own link, [n, n]
+
+    Each is one write within a page that is there: whole or not at all, however full the file system is.
+    """
+
+    SIZE = 4096
+    TOLD, COUNTED = 64, 2048
+    STARTING, RUNS, FAILED = b"S", b"R", b"F"
+
+    def __init__(self, *, kept: bool) -> None:
+        self._kept = kept
+        self._link = ""
+        self.descriptor = -1
+
+    def starting(self, plan: Plan) -> None:
+        """From here on the command may have run."""
+        if self._kept:
+            self._link = plan.network.job_name if plan.network.mode == "private" else ""
+            os.pwrite(self.descriptor, self.STARTING, 0)
+
+    def runs(self, told: bytes) -> None:
+        if self._kept:
+            os.pwrite(self.descriptor, self.RUNS.ljust(self.TOLD, b"\0") + told + b"\n", 0)
+
+    def failed(self, told: bytes) -> None:
+        if self._kept and self.descriptor >= 0:
+            with suppress(OSError):
+                os.pwrite(self.descriptor, self.FAILED.ljust(self.TOLD, b"\0") + told + b"\n", 0)
+
+    def ended(self, status: int) -> None:
+        os.pwrite(self.descriptor, exit_record(status), 0)
+        if self._link:
+            with suppress(OSError, ValueError):
+                counted = link.counters(self._link)
+                if counted is not None:  # on the host's end it is the other way round
+                    values = [counted.received_bytes, counted.sent_bytes]
+                    os.pwrite(self.descriptor, json.dumps(values).encode() + b"\n", self.COUNTED)
+
+
+def main(base: Base, status: socket.socket, *, kept: bool = False) -> NoReturn:
+    """The process's whole life. `status` is the only descriptor of the launcher's that it keeps. Never returns.
+
+    It is born with every signal blocked and no umask. `kept`: the launcher is a kept one, which the job outlives once
+    its command runs.
+    """
+    record = Record(kept=kept)
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
         sys.set_name("batchns-init")
         close_others(status.fileno())
-        _live(base, status)
+        _live(base, status, record, kept=kept)
     except StepError as error:
-        report(status, error)
+        _fail(status, record, error)
     except OSError as error:
-        report(status, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
+        _fail(status, record, StepError("init", str(error.filename or error.strerror or ""), error.errno or 0))
     except BaseException as error:  # a defect of ours: say so rather than vanish
-        report(status, StepError("init", f"{type(error).__name__}: {error}", 0))
+        _fail(status, record, StepError("init", f"{type(error).__name__}: {error}", 0))
     finally:
         os._exit(1)
 
 
-def _live(base: Base, status: socket.socket) -> NoReturn:
+def _live(base: Base, status: socket.socket, record: Record, *, kept: bool) -> NoReturn:
     clock = _Phases()
-    os.umask(0)
     os.setsid()
     leave_keyring()
     host = link.isolate() if base.own_network else None
@@ -77,6 +127,7 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     sandbox.perform(root, base.mounts)
     clock.mark("base")
     plan, given = _receive(status)
+    record.descriptor = given.record
     clock.mark("idle")
     program = step("seccomp", read, plan.seccomp) if plan.seccomp else b""
     sandbox.join_cgroups(plan)
@@ -100,27 +151,56 @@ def _live(base: Base, status: socket.socket) -> NoReturn:
     step("pivot_root", sandbox.pivot, root)
     open_null()
     step("hostname", sys.sethostname, plan.hostname)
+    outputs = (given.stdin, given.stdout, given.stderr)
+    layer = step("landlock", lock_paths, plan, outputs[1:])
     clock.mark("mounts")
+    step("limits", identity.limit, plan.command.rlimits)
+    score = step("identity", identity.open_score, plan.command.oom_score_adj)  # whose owner is not mapped inside
+    own = step("identity", lsm.open_own) if plan.command.confined else -1
     _enter_user_namespace(plan, status)
     clock.mark("identity")
-    outputs = (given.stdin, given.stdout, given.stderr)
-    score = step("identity", identity.open_score)
-    command = step("identity", identity.start_command, plan.credentials, plan.command, outputs, program, score)
+    record.starting(plan)
+    command = step(
+        "identity", identity.start_command, plan.credentials, plan.command, outputs, program, score, layer, own=own
+    )
     for fd in (*outputs, given.idmap):
         if fd >= 0:
             os.close(fd)
-    # Set last, since a change of identity clears it. A launcher that died before is noticed by the next send.
-    sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if not kept:
+        # Set last, since a change of identity clears it. A launcher that died before is noticed by the next send.
+        sys.prctl(sys.PR_SET_PDEATHSIG, signal.SIGKILL)
     clock.mark("exec")
-    status.send(b"R" + json.dumps({"phases": clock.seconds, "shapers": shapers._asdict()}).encode())
+    told = ready(clock.seconds, shapers, [lsm.spawned(command, *one) for one in plan.command.confined])
+    record.runs(told)
+    try:
+        status.send(Record.RUNS + told)
+    except (BrokenPipeError, ConnectionResetError):
+        if not kept:
+            raise
     status.close()
-    _serve(command, given.record)
+    _serve(command, record)
+
+
+def lock_paths(plan: Plan, outputs: tuple[int, ...] = ()) -> int:
+    """A second lock on what the mounts say already: see `kernel.landlock.ruleset`. -1: there is none."""
+    if not plan.writable:
+        return -1
+    return landlock.ruleset(plan.writable, outputs, apart=plan.network.mode == "host")
+
+
+def ready(phases: dict[str, float], shapers: Shapers, confined: list[str]) -> bytes:
+    """JSON by hand: the library's encoder would cost each init 60 KiB."""
+    seconds = ", ".join([f'"{phase}": {spent:.6f}' for phase, spent in phases.items()])
+    egress, ingress = ["null" if rate is None else rate for rate in shapers]
+    rates = f'{{"egress": {egress}, "ingress": {ingress}}}'
+    names = json.dumps(confined) if confined else "[]"
+    return f'{{"phases": {{{seconds}}}, "shapers": {rates}, "confined": {names}}}'.encode()
 
 
 def read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, 1 << 20)
+        return os.read(fd, os.fstat(fd).st_size)
     finally:
         os.close(fd)
 
@@ -141,29 +221,32 @@ def _receive(status: socket.socket) -> tuple[Plan, Given]:
     if not message:
         os._exit(0)
     fds = array.array("i", b"".join(data for _, _, data in ancillary))
-    return from_wire(message), Given(*fds)
+    return of_launcher(message), Given(*fds)
 
 
 def _enter_user_namespace(plan: Plan, status: socket.socket) -> None:
-    step("user namespace", sys.unshare, sys.CLONE_NEWUSER)
-    status.send(b"M")
-    if not status.recv(1):
+    step("user namespace", identity.make_user_namespace, plan.credentials.owner)
+    mapped = b""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        status.send(b"M")
+        mapped = status.recv(1)
+    if not mapped:
         os._exit(1)  # the launcher is gone: nobody would ever know of this job
     step("identity", identity.lock_capabilities)
 
 
-def _serve(command: int, record: int) -> NoReturn:
+def _serve(command: int, record: Record) -> NoReturn:
     """PID 1: reap, forward, and end with the command."""
     while True:
         number = signal.sigwaitinfo(_EVERY_SIGNAL).si_signo
         if number == signal.SIGCHLD:
             _reap(command, record)
         elif number not in _NOT_FORWARDED:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # a profile may keep signals from its processes
                 os.kill(-command, number)
 
 
-def _reap(command: int, record: int) -> None:
+def _reap(command: int, record: Record) -> None:
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -172,7 +255,7 @@ def _reap(command: int, record: int) -> None:
         if pid == 0:
             return
         if pid == command:
-            os.pwrite(record, exit_record(status), 0)
+            record.ended(status)
             os._exit(0)
 
 
@@ -228,6 +311,11 @@ def _encode(error: StepError) -> bytes:
     return json.dumps([error.step, error.path[:_LONGEST], error.errno, error.hint[:_LONGEST]]).encode()
 
 
+def _fail(status: socket.socket, record: Record, error: StepError) -> None:
+    record.failed(_encode(error))
+    report(status, error)
+
+
 def report(status: socket.socket, error: StepError) -> None:
     with suppress(OSError):  # the launcher is gone; so is this job
-        status.send(b"F" + _encode(error))
+        status.send(Record.FAILED + _encode(error))

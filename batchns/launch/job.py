@@ -6,12 +6,14 @@ import json
 import os
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from batchns.errors import StepError
+from batchns.kernel.cgroups.interface import CgroupPlan
+from batchns.launch.init import Record
 from batchns.launch.plan import Base, Plan
 
-_NO_RECORD = {"exit_code": None, "signal": None}
+NO_RECORD = {"exit_code": None, "signal": None}
 
 
 class Job:
@@ -33,6 +35,16 @@ class Job:
         self.values: dict[str, str | int] = {}
         self.failure: StepError | None = None
         self.running = False
+        self.interrupted: bool | None = None  # its launch, by the launcher's end: whether the command may have run
+        self.adopted = False  # its init is another launcher's child
+
+    def last_to_go(self) -> None:
+        """In a job that runs out of memory its init is."""
+        fd = os.open(f"/proc/{self.pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
 
 
 def receive(status: socket.socket) -> bytes:
@@ -62,21 +74,26 @@ def read_record(path: str) -> dict[str, int | None]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:  # swept away, because the client is dead
-        return dict(_NO_RECORD)
-    text = os.read(fd, 4096).rstrip(b"\0")
+        return dict(NO_RECORD)
+    text = os.read(fd, Record.TOLD).rstrip(b"\0")
     os.close(fd)
     if not text.endswith(b"\n"):
-        return dict(_NO_RECORD)  # init was killed before it could write
+        return dict(NO_RECORD)  # init was killed before it could write
     record: dict[str, int | None] = json.loads(text)
     return record
 
 
-def thaw(plan: Plan) -> None:
+def thaw(cgroup: CgroupPlan) -> None:
     """SIGKILL does nothing to a process frozen by the v1 freezer until it is thawed."""
-    for folder in plan.cgroup.directories:
+    for folder in cgroup.directories:
         try:
             fd = os.open(f"{folder}/freezer.state", os.O_WRONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
         os.write(fd, b"THAWED")
         os.close(fd)
+
+
+def remove_record(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)

@@ -11,7 +11,8 @@ it is asked for, and may be sent its plan before.
 
 Messages are single packets on a SOCK_SEQPACKET socket. Requests: b"P" + JSON [attempt, base, cgroup v2 directory];
 b"L" + plan with the descriptors stdin, stdout and stderr; b"S" + JSON [attempt, signal]; b"X" + JSON [attempt, entry,
-what] to enter a job (`enter.Wanted`), with three descriptors unless it is a terminal; b"Y" + JSON [entry, signal].
+what] to enter a job (`enter.Wanted`), with three descriptors unless it is a terminal; b"Y" + JSON [entry, signal];
+b"H" + JSON [entry], to which nobody listens any more.
 Answers: JSON {"event": "started" | "failed" | "ended" | "entered" | "refused" | "left", "attempt": ..., ...}; with
 "entered" comes the master of a terminal.
 """
@@ -27,51 +28,50 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from errno import ENOENT
+from errno import ENOENT, EPERM
 from typing import Any, NoReturn
 
 from batchns.errors import StepError
 from batchns.kernel import rootless, syscalls, userns
 from batchns.kernel.cgroups import actions, devices
 from batchns.kernel.cgroups.interface import CgroupPlan
+from batchns.kernel.filesystems import kernels_below
 from batchns.kernel.network import link, police
 from batchns.kernel.sockets import make_room
-from batchns.launch import zygote
+from batchns.launch.ahead import Ahead
+from batchns.launch.births import Births
 from batchns.launch.enter import wanted_from
 from batchns.launch.entries import Entries
 from batchns.launch.init import MAX_MESSAGE
-from batchns.launch.job import Job, make_cgroup, read_record, receive, thaw
+from batchns.launch.job import NO_RECORD, Job, make_cgroup, read_record, receive, remove_record, thaw
 from batchns.launch.outbox import Outbox
 from batchns.launch.pasta import Pastas
-from batchns.launch.plan import Base, Plan, base_from, from_wire
+from batchns.launch.plan import Base, Plan, base_from, from_wire, to_init
+from batchns.launch.sandbox import of_the_kernel
 
-_IDMAPS_KEPT = 64
 _PREPARED_AT_MOST = 8
-_UNBORN_AT_MOST = 64  # so many answers fit into the zygote's socket with room to spare
-_SETTLED = 0.1  # seconds: what was asked for so long before a mount was noticed was made before that mount
-# The next sandbox is prepared when a job has ended, or so long after it began: whoever waits for the end of a short one
-# is not to wait for that, too.
-_PREPARE_AFTER = 0.003  # seconds
 _RECORD_BYTES = 64
 
 
 class Launcher:
+    """For one client. `kept.KeptLauncher` is the one that outlives its clients."""
+
+    record_bytes = _RECORD_BYTES
+    outlives_client = False  # and so do its jobs; what a client that is gone had asked for is done all the same
+
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self._zygote, self._zygote_pid = zygote.start()
+        self._births = Births(
+            self._watch, self._unwatch, kept=self.outlives_client, born=self._born, failed=self._never_born
+        )
         self._jobs: dict[str, Job] = {}
-        self._unborn: deque[Job] = deque()  # in the order in which the zygote was asked for them
-        self._due: dict[str, tuple[float, Base, str]] = {}  # sandboxes to prepare, and when
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._mounts_known = _read_whole(self._mounts)
-        self._mounts_moved = 0.0  # when a change was noticed that has not been looked at
+        self._ahead = Ahead(self._watch, build=self._prepare, give_up=self._give_up)
         self._handlers: dict[int, Callable[[], None]] = {}
         self._poll = select.epoll()
         self._outbox = Outbox(client, self._wait_for_room)
-        self._idmaps: dict[userns.Ids, int] = {}
+        self._idmaps = userns.Mapped()
         self._programs = devices.Programs()
         self._entries = Entries(self._watch, self._unwatch, self._answer)
         self._pastas = Pastas(self._watch, self._unwatch)
@@ -80,33 +80,32 @@ class Launcher:
     def run(self) -> None:
         """Serve until the client is gone and the last job is cleaned up."""
         self._watch(self._client.fileno(), self._request)
-        self._watch(self._zygote.fileno(), self._zygote_answers)
-        self._watch(self._mounts, self._mounts_changed, select.EPOLLPRI)  # proc_pid_mountinfo(5)
-        while self._open or self._jobs:
+        self._serve()
+
+    def _serve(self) -> None:
+        self._births.serve()
+        self._ahead.serve()
+        while self._goes_on():
             for fd, _ in self._poll.poll(self._pause()):
                 handler = self._handlers.get(fd)
                 if handler:
                     handler()
             self._do_what_is_due()
-        self._end_zygote()
+        self._births.end()
+
+    def _goes_on(self) -> bool:
+        return self._open or bool(self._jobs)
 
     def _pause(self) -> float | None:
         """Seconds until something is due, None for nothing."""
-        times = [when for when, _, _ in self._due.values()]
-        if self._mounts_moved:
-            times.append(self._mounts_moved + _SETTLED)
-        if overdue := self._pastas.due():
-            times.append(overdue)
+        moments = (self._ahead.due(), self._pastas.due(), self._entries.due())
+        times = [moment for moment in moments if moment is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _do_what_is_due(self) -> None:
         self._pastas.end_overdue()
-        now = time.monotonic()
-        if self._mounts_moved and now >= self._mounts_moved + _SETTLED:
-            self._look_at_mounts()
-        for attempt in [attempt for attempt, (when, _, _) in self._due.items() if when <= now]:
-            _, base, into = self._due.pop(attempt)
-            self._prepare(attempt, base, into)
+        self._entries.end_overdue()
+        self._ahead.do()
 
     # -- the client ----------------------------------------------------------------------------------------------
 
@@ -118,42 +117,50 @@ class Launcher:
         except BlockingIOError:
             self._outbox.flush()
             return
-        except ConnectionResetError:
+        except ConnectionResetError:  # once: it has left an answer unread. What it sent comes after that
+            if self.outlives_client:
+                return
             message, ancillary = b"", []
         if not message:
             self._client_gone()
             return
         fds = array.array("i", b"".join(data for _, _, data in ancillary)).tolist()
         try:
-            if message[:1] == b"L":
-                self._launch(from_wire(message[1:]), message[1:], fds)
-            elif message[:1] == b"P":
-                attempt, base, into = json.loads(message[1:])
-                self._prepare(attempt, base_from(base), into)
-            elif message[:1] == b"S":
-                attempt, number = json.loads(message[1:])
-                self._signal(attempt, number)
-            elif message[:1] == b"X":
-                attempt, name, wanted = json.loads(message[1:])
-                job = self._jobs.get(attempt)
-                running = job if job is not None and job.running else None
-                self._entries.enter(attempt, running, name, wanted_from(wanted), tuple(fds))
-            elif message[:1] == b"Y":
-                name, number = json.loads(message[1:])
-                self._entries.signal(name, number)
+            self._do(message[:1], message[1:], fds)
         finally:
             for fd in fds:
                 os.close(fd)
 
+    def _do(self, kind: bytes, message: bytes, fds: list[int]) -> None:
+        """What the client asks for. The descriptors stay the caller's."""
+        if kind == b"L":
+            self._launch(from_wire(message), message, fds)
+        elif kind == b"P":
+            attempt, base, into = json.loads(message)
+            self._prepare(attempt, base_from(base), into)
+        elif kind == b"S":
+            attempt, number = json.loads(message)
+            self._signal(attempt, number)
+        elif kind == b"X":
+            attempt, name, wanted = json.loads(message)
+            job = self._jobs.get(attempt)
+            running = job if job is not None and job.running else None
+            self._entries.enter(attempt, running, name, wanted_from(wanted), tuple(fds))
+        elif kind == b"Y":
+            name, number = json.loads(message)
+            self._entries.signal(name, number)
+        elif kind == b"H":
+            (name,) = json.loads(message)
+            self._entries.hang_up(name)
+
     def _client_gone(self) -> None:
         self._open = False
-        self._due.clear()
+        self._ahead.clear()
         self._unwatch(self._client.fileno())
-        while self._unborn:
-            self._born()
+        self._births.wait_for_all()
         for job in self._jobs.values():
             if job.plan is not None:
-                thaw(job.plan)
+                thaw(job.plan.cgroup)
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _answer(self, event: str, attempt: str, *, descriptor: int = -1, **values: Any) -> None:
@@ -169,7 +176,7 @@ class Launcher:
 
     def _signal(self, attempt: str, number: int) -> None:
         job = self._jobs.get(attempt)
-        if job is not None and self._is_born(job):
+        if job is not None and self._births.wait_for(job):
             signal.pidfd_send_signal(job.pidfd, number)
 
     # -- a job's way ---------------------------------------------------------------------------------------------
@@ -184,61 +191,28 @@ class Launcher:
             with suppress(StepError, OSError):
                 self._bear(attempt, base, into)
 
-    def _mounts_changed(self) -> None:
-        """Prepared sandboxes have the mounts of their time: where the host keeps its own private, none comes later."""
-        self._mounts_moved = self._mounts_moved or time.monotonic()
-
-    def _look_at_mounts(self) -> None:
-        """Give up the prepared sandboxes that do not have the host's mounts as they are now.
-
-        A mount that has come and gone again, as other container tools make them, leaves those that are older than it.
-        """
-        moved, self._mounts_moved = self._mounts_moved, 0.0
-        known, self._mounts_known = self._mounts_known, _read_whole(self._mounts)
-        for job in [job for job in self._jobs.values() if job.plan is None]:
-            if known != self._mounts_known or job.born_at > moved - _SETTLED:
-                self._discard(job)
+    def _give_up(self, stale: Callable[[Job], bool]) -> None:
+        for job in [job for job in self._jobs.values() if job.plan is None and stale(job)]:
+            self._discard(job)
 
     def _bear(self, attempt: str, base: Base, into: str) -> Job:
         """Ask for an init, which begins with the base and then waits for its plan."""
-        if len(self._unborn) >= _UNBORN_AT_MOST:
-            self._born()
         job = Job(attempt, base, into)
         with ExitStack() as acquired, ExitStack() as passing:
             cgroup = make_cgroup(into, acquired, passing) if into else -1
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             acquired.callback(mine.close)
             passing.callback(theirs.close)
-            try:
-                zygote.ask(self._zygote, base, theirs.fileno(), cgroup)
-            except (BrokenPipeError, ConnectionResetError):
-                self._new_zygote()
-                zygote.ask(self._zygote, base, theirs.fileno(), cgroup)
+            self._births.ask(job, theirs.fileno(), cgroup)
             acquired.pop_all()
         make_room(mine, MAX_MESSAGE)
         job.status = mine
         self._jobs[attempt] = job
-        self._unborn.append(job)
         self._watch(mine.fileno(), lambda: self._status(job))
         return job
 
-    def _zygote_answers(self) -> None:
-        """It has answered or is gone, unless another event of the same poll has already read the answer."""
-        with suppress(BlockingIOError):
-            self._born(wait=False)
-
-    def _born(self, *, wait: bool = True) -> None:
-        """The next answer of the zygote, which is on its way."""
-        try:
-            pid, pidfd = zygote.born(self._zygote, wait=wait)
-        except EOFError:
-            self._new_zygote()
-        except StepError as error:
-            self._never_born(self._unborn.popleft(), error)
-        else:
-            job = self._unborn.popleft()
-            job.pid, job.pidfd = pid, pidfd
-            self._watch(pidfd, lambda: self._gone(job))
+    def _born(self, job: Job) -> None:
+        self._watch(job.pidfd, lambda: self._gone(job))
 
     def _never_born(self, job: Job, error: StepError) -> None:
         job.failure = job.failure or error.with_traceback(None)
@@ -246,29 +220,9 @@ class Launcher:
         if job.plan is not None:
             self._answer_failure(job)
 
-    def _new_zygote(self) -> None:
-        """Something has ended the zygote: what waited for it fails, what runs goes on."""
-        self._unwatch(self._zygote.fileno())
-        self._end_zygote()
-        self._zygote, self._zygote_pid = zygote.start()
-        self._watch(self._zygote.fileno(), self._zygote_answers)
-        while self._unborn:
-            self._never_born(self._unborn.popleft(), StepError("clone3", "", 0, "the zygote was killed: try again"))
-
-    def _end_zygote(self) -> None:
-        self._zygote.close()
-        os.waitpid(self._zygote_pid, 0)
-
-    def _is_born(self, job: Job) -> bool:
-        """Wait for the job's init, if need be; False where there is none and it has been told."""
-        while job in self._unborn:
-            self._born()
-        return job.pid > 0
-
     def _launch(self, plan: Plan, message: bytes, fds: list[int]) -> None:
-        if self._mounts_moved:
-            self._look_at_mounts()
-        self._due.pop(plan.attempt, None)
+        self._ahead.look()
+        self._ahead.forget(plan.attempt)
         job = self._jobs.get(plan.attempt)
         if job is not None and job.plan is not None:
             return  # an attempt is launched once, however often it is asked for
@@ -285,14 +239,18 @@ class Launcher:
         job.plan = plan
         job.asked = time.monotonic()
         try:
-            self._hand_over(job, plan, message, fds)
+            self._hand_over(job, plan, to_init(plan), fds)
         except (StepError, OSError) as error:
             self._fail(job, _as_step(error, "launch"))
 
     def _hand_over(self, job: Job, plan: Plan, message: bytes, fds: list[int]) -> None:
         """Cgroups and exit record, then the plan goes to the waiting init."""
         assert job.status is not None
-        idmap = (self._idmap(plan.shift),) if plan.shift.uids else ()
+        for mount in plan.mounts:
+            kind = mount.kind == "bind" and kernels_below(mount.source, self._ahead.mounts)
+            if kind:
+                raise StepError("mount bind", mount.source, EPERM, of_the_kernel(kind))
+        idmap = (self._idmaps.get(plan.shift),) if plan.shift.uids else ()
         job.values = actions.apply(plan.cgroup, there=job.into)
         if plan.network.mode == "host":
             self._police(job, plan)
@@ -300,12 +258,18 @@ class Launcher:
         try:
             # A file system that is full later must not cost an exit status. Written, not allocated: what is deleted
             # before it reached the disk costs nothing there.
-            os.write(record, bytes(_RECORD_BYTES))
+            os.write(record, bytes(self.record_bytes))
+            if not self._may_be_sent(job):
+                return
             stdin, stdout, stderr = fds
             with suppress(BrokenPipeError, ConnectionResetError):  # init has ended: its last word says why
                 socket.send_fds(job.status, [message], (record, stdin, stdout, stderr, *idmap))
         finally:
             os.close(record)
+
+    def _may_be_sent(self, job: Job) -> bool:
+        """The last word before the plan is. False: what became of the job has been told."""
+        return True
 
     def _police(self, job: Job, plan: Plan) -> None:
         """Rates and counters of a job in the host's network, where the kernel has them."""
@@ -321,12 +285,12 @@ class Launcher:
     def _fail(self, job: Job, error: StepError) -> None:
         """The job cannot start: the first reason counts, and is told when its init is gone."""
         job.failure = job.failure or error.with_traceback(None)  # whose frames hold the job: nothing collects cycles
-        if self._is_born(job):
+        if self._births.wait_for(job):
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
 
     def _discard(self, job: Job) -> None:
         """End a prepared sandbox that does not fit. It waits for a plan and holds nothing: it ends at once."""
-        if self._is_born(job):
+        if self._births.wait_for(job):
             signal.pidfd_send_signal(job.pidfd, signal.SIGKILL)
             os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED)
             self._release(job)
@@ -352,7 +316,7 @@ class Launcher:
 
     def _map(self, job: Job) -> None:
         assert job.status is not None and job.plan is not None
-        if not self._is_born(job):
+        if not self._births.wait_for(job):
             return
         try:
             # The sandbox is built, and the command does not yet run: from here on only the job's own devices open.
@@ -383,6 +347,8 @@ class Launcher:
     def _started(self, job: Job, told: dict[str, Any]) -> None:
         assert job.plan is not None
         job.running = True
+        with suppress(OSError):  # where a score cannot be lowered again but by this process; else init has done it
+            job.last_to_go()
         phases = {**told["phases"], "total": time.monotonic() - job.asked}
         shapers = told["shapers"]
         if job.police >= 0:
@@ -395,15 +361,21 @@ class Launcher:
             cgroup_values=job.values,
             shapers=shapers,
             unshaped=job.unshaped,
+            confined=told.get("confined", []),
         )
         if job.plan.ahead:
             into = job.into and f"{os.path.dirname(job.into)}/{job.plan.ahead}"
-            self._due[job.plan.ahead] = (time.monotonic() + _PREPARE_AFTER, job.base, into)
+            self._ahead.after(job.plan.ahead, job.base, into)
 
     def _gone(self, job: Job) -> None:
         """init has ended, and with it everything in the job's PID namespace."""
-        if os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED | os.WNOHANG) is None:
-            return  # the descriptor was another job's when the poll saw it
+        if self._has_ended(job):  # else the descriptor was another job's when the poll saw it
+            self._over(job)
+
+    def _has_ended(self, job: Job) -> bool:
+        return os.waitid(os.P_PIDFD, job.pidfd, os.WEXITED | os.WNOHANG) is not None
+
+    def _over(self, job: Job) -> None:
         while job.status is not None:
             self._status(job)  # its last words may still be in the socket
         plan = job.plan
@@ -412,15 +384,16 @@ class Launcher:
         elif job.running:
             final = self._last_readings(job, plan)
             self._answer("ended", job.attempt, **final, left=self._release(job))
-            self._due = {attempt: (0.0, base, into) for attempt, (_, base, into) in self._due.items()}
+            self._ahead.hurry()
         else:
             self._release(job)
             self._answer_failure(job)
 
     def _last_readings(self, job: Job, plan: Plan) -> dict[str, Any]:
         """What a result is made of. What cannot be read is named, and concerns this job alone."""
-        final: dict[str, Any] = {**read_record(plan.record), "cgroup_texts": {}, "network": None, "unread": ""}
+        final: dict[str, Any] = {**NO_RECORD, "cgroup_texts": {}, "network": None, "unread": ""}
         try:
+            final |= read_record(plan.record)
             final["cgroup_texts"] = actions.read_final(plan.cgroup)
             if job.netns >= 0:
                 final["network"] = link.counters(plan.network.host_name)
@@ -431,10 +404,13 @@ class Launcher:
         return final
 
     def _answer_failure(self, job: Job) -> None:
+        self._answer("failed", job.attempt, **self._failure(job))
+
+    def _failure(self, job: Job) -> dict[str, Any]:
         small = job.plan is not None and any(write.limit == "memory" for write in job.plan.cgroup.writes)
         hint = "is its memory limit too small? A sandbox takes about 4 MiB itself" if small else ""
         error = job.failure or StepError("init", "ended before the command ran", 0, hint)
-        self._answer("failed", job.attempt, step=error.step, path=error.path, errno=error.errno, hint=error.hint)
+        return {"step": error.step, "path": error.path, "errno": error.errno, "hint": error.hint}
 
     def _release(self, job: Job) -> list[str]:
         """Give back all that was acquired for the job, whose init is gone; returns what could not be removed."""
@@ -451,9 +427,11 @@ class Launcher:
             if fd >= 0:
                 os.close(fd)
         if plan:
-            with suppress(FileNotFoundError):
-                os.unlink(plan.record)
+            self._remove_record(plan)
         return left
+
+    def _remove_record(self, plan: Plan) -> None:
+        remove_record(plan.record)
 
     def _close_status(self, job: Job) -> None:
         if job.status is not None:
@@ -463,16 +441,6 @@ class Launcher:
 
     # -- small things --------------------------------------------------------------------------------------------
 
-    def _idmap(self, ids: userns.Ids) -> int:
-        """The namespace for id-mapped binds of this range; the last used ones are kept, since ranges come again."""
-        fd = self._idmaps.pop(ids, -1)
-        if fd < 0:
-            fd = userns.make_mapped(ids)
-        self._idmaps[ids] = fd
-        if len(self._idmaps) > _IDMAPS_KEPT:
-            os.close(self._idmaps.pop(next(iter(self._idmaps))))
-        return fd
-
     def _watch(self, fd: int, handler: Callable[[], None], events: int = select.EPOLLIN) -> None:
         self._handlers[fd] = handler
         self._poll.register(fd, events)
@@ -480,16 +448,6 @@ class Launcher:
     def _unwatch(self, fd: int) -> None:
         if self._handlers.pop(fd, None):
             self._poll.unregister(fd)
-
-
-def _read_whole(fd: int) -> bytes:
-    """A file of /proc from its beginning."""
-    parts = []
-    position = 0
-    while part := os.pread(fd, 1 << 16, position):
-        parts.append(part)
-        position += len(part)
-    return b"".join(parts)
 
 
 def _as_step(error: StepError | OSError, step: str) -> StepError:

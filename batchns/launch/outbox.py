@@ -42,13 +42,20 @@ class Outbox:
                 self._stall(on=True)
                 return
             except (BrokenPipeError, ConnectionResetError):
-                self._waiting.clear()
+                self.drop()
                 return
             self._waiting.popleft()
             if descriptor >= 0:
                 os.close(descriptor)
         if self._stalled:
             self._stall(on=False)
+
+    def drop(self) -> None:
+        """The client is gone."""
+        for _, descriptor in self._waiting:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._waiting.clear()
 
     def _stall(self, *, on: bool) -> None:
         self._stalled = on

@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import json
+import marshal
+import os
 from typing import Any, NamedTuple
 
 from batchns.kernel.cgroups.interface import CgroupPlan, DevicePlan, Write
@@ -38,15 +40,30 @@ class Base(NamedTuple):
     own_network: bool = True
 
 
+class Version(NamedTuple):
+    """Which file it is, and as it was when. `changed`: ns since the epoch, of the inode's last change."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Version:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
+
+
 class Rootfs(NamedTuple):
     """A root of the job's own: a folder or an image, and the bytes that may be written on top of it (0: none).
 
     `image`: it may be one, which the kernel then reads; of anybody but root only one that nobody but root can change.
+    `version`: it has to be this one; empty: whatever there is.
     """
 
     source: str
     overlay: int = 0
     image: bool = False
+    version: tuple[int, ...] = ()
 
 
 class IdMap(NamedTuple):
@@ -77,7 +94,7 @@ class Credentials(NamedTuple):
 
     `init` is another id than the command's, so that it cannot be touched; without root there is but one. `groups`:
     None for those of batchns itself, which nobody but root can change. What a path of the job's names is looked up as
-    `submitter`.
+    `submitter`. `owner`: the host's number of whom the user namespace belongs to; -1: to batchns itself.
     """
 
     uid: int
@@ -85,6 +102,7 @@ class Credentials(NamedTuple):
     groups: tuple[int, ...] | None = ()
     init: int = 65533
     submitter: Owner = Owner()
+    owner: int = -1
 
 
 class Command(NamedTuple):
@@ -94,8 +112,9 @@ class Command(NamedTuple):
     env: tuple[tuple[str, str], ...]
     cwd: str
     script: str = ""  # text of a script, put into the sandbox as argv[0]
-    rlimits: tuple[tuple[int, int], ...] = ()  # (resource, soft and hard value): only ever lowered
+    rlimits: tuple[tuple[int, int, int], ...] = ()  # (resource, soft, hard): hard ones are only ever lowered
     oom_score_adj: int = 0
+    confined: tuple[tuple[str, str], ...] = ()  # (of `kernel.lsm`, profile or label) that it is executed under
 
 
 class Plan(NamedTuple):
@@ -113,6 +132,7 @@ class Plan(NamedTuple):
     command: Command
     seccomp: str  # path of the compiled filter, on the host ("": none)
     record: str  # path of the file that init writes the exit record to
+    writable: tuple[str, ...] = ()  # the only paths beneath which it may write, whatever its mounts say; (): no rule
 
 
 def to_wire(plan: Plan) -> bytes:
@@ -138,10 +158,11 @@ def from_wire(message: bytes) -> Plan:
         command,
         seccomp,
         record,
+        writable,
     ) = raw
     directories, writes, joins, into, unavailable, final_reads, devices = cgroup
-    argv, env, cwd, script, rlimits, oom_score_adj = command
-    uid, gid, groups, init, submitter = credentials
+    argv, env, cwd, script, rlimits, oom_score_adj, confined = command
+    uid, gid, groups, init, submitter, owner = credentials
     return Plan(
         attempt,
         ahead,
@@ -157,7 +178,7 @@ def from_wire(message: bytes) -> Plan:
             DevicePlan(devices[0], tuple(Write(*write) for write in devices[1]), devices[2]),
         ),
         NetworkPlan(*network),
-        rootfs and Rootfs(*rootfs),
+        rootfs and Rootfs(rootfs[0], rootfs[1], rootfs[2], tuple(rootfs[3])),
         _mounts(mounts),
         _ids(ids),
         _ids(shift),
@@ -167,17 +188,63 @@ def from_wire(message: bytes) -> Plan:
             None if groups is None else tuple(groups),
             init,
             Owner(submitter[0], submitter[1], tuple(submitter[2])),
+            owner,
         ),
         Command(
             tuple(argv),
             tuple((name, value) for name, value in env),
             cwd,
             script,
-            tuple((resource, value) for resource, value in rlimits),
+            tuple((resource, soft, hard) for resource, soft, hard in rlimits),
             oom_score_adj,
+            tuple((module, name) for module, name in confined),
         ),
         seccomp,
         record,
+        tuple(writable),
+    )
+
+
+def to_init(plan: Plan) -> bytes:
+    """What of the plan init needs, for `of_launcher`: packed by marshal, since launcher and init are one program."""
+    return marshal.dumps(
+        (
+            plan.hostname,
+            plan.cgroup.joins,
+            tuple(plan.network),
+            plan.rootfs and tuple(plan.rootfs),
+            tuple(map(tuple, plan.mounts)),
+            (*plan.credentials[:4], tuple(plan.credentials.submitter), plan.credentials.owner),
+            tuple(plan.command),
+            plan.seccomp,
+            plan.writable,
+        )
+    )
+
+
+def of_launcher(message: bytes) -> Plan:
+    """The inverse of `to_init`, empty where init needs nothing. In few steps: every page that it touches is init's."""
+    hostname, joins, network, rootfs, mounts, credentials, command, seccomp, writable = marshal.loads(message)
+    new = tuple.__new__
+    return new(
+        Plan,
+        (
+            "",
+            "",
+            hostname,
+            (),
+            new(CgroupPlan, ((), (), joins, "", (), (), ())),
+            new(NetworkPlan, network),
+            rootfs and new(Rootfs, rootfs),
+            tuple([new(Mount, mount) for mount in mounts]),
+            (),
+            (),
+            new(Credentials, (*credentials[:4], new(Owner, credentials[4]), credentials[5])),
+            new(Command, command),
+            seccomp,
+            "",
+            writable,
+        ),
     )
 
 

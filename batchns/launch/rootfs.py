@@ -15,18 +15,19 @@ import fcntl
 import os
 import stat
 import struct
-from errno import EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM
+from errno import EBUSY, EINVAL, ELOOP, ENOENT, ENOTDIR, ENXIO, EPERM, ESTALE
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
 from batchns.kernel.actas import acting_as
-from batchns.launch.plan import Owner, Rootfs
+from batchns.launch.plan import Owner, Rootfs, Version
 
 # include/uapi/linux/loop.h
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LO_FLAGS_READ_ONLY = 1
 _LO_FLAGS_AUTOCLEAR = 4
+_LO_FLAGS_DIRECT_IO = 16
 _LOOP_CONFIG = struct.Struct("=II52xI176x64x")  # fd, block size, loop_info64 up to its flags, rest of it, reserved
 _TRIES = 64  # another process may take the free device first
 
@@ -58,6 +59,9 @@ def mount(rootfs: Rootfs, idmap: int, submitter: Owner) -> int:
                 image = sys.openat2(sys.AT_FDCWD, rootfs.source, os.O_RDONLY, resolve=_NO_LINKS)
         if image >= 0:
             _check_image(rootfs, image, submitter)
+        elif rootfs.version:
+            hint = "it was an image when its digest was checked: submit again"
+            raise StepError("rootfs", rootfs.source, ESTALE, hint)
         lower = _folder(source) if image < 0 else _image(image)
         os.close(source)
     except OSError as error:
@@ -89,6 +93,8 @@ def _check_image(rootfs: Rootfs, image: int, submitter: Owner) -> None:
     if not rootfs.image:
         hint = "images come from the folders that batchns.toml lists: [isolation] images; a folder may be anywhere"
         raise StepError("rootfs", rootfs.source, EPERM, hint)
+    if rootfs.version and tuple(Version.of(found)) != rootfs.version:
+        raise StepError("rootfs", rootfs.source, ESTALE, "it has changed since its digest was checked: submit again")
     if submitter.uid != 0 and not ours:
         raise StepError("rootfs", rootfs.source, EPERM, "an image belongs to root, and nobody else may write to it")
 
@@ -110,7 +116,7 @@ def _folder(source: int) -> int:
 def _image(image: int) -> int:
     """A mount of the squashfs that `image` (closed here) holds."""
     try:
-        path, device = _attach_loop(image)
+        path, device = attach_loop(image)
     finally:
         os.close(image)
     try:
@@ -119,13 +125,15 @@ def _image(image: int) -> int:
         os.close(device)  # the mount holds the device; without one it is free again
 
 
-def _attach_loop(image: int) -> tuple[str, int]:
-    setting = _LOOP_CONFIG.pack(image, 0, _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR)
+def attach_loop(image: int, *, writable: bool = False) -> tuple[str, int]:
+    """The path and a descriptor of a loop device for `image`. It is free again with its last user."""
+    flags = _LO_FLAGS_DIRECT_IO if writable else _LO_FLAGS_READ_ONLY
+    setting = _LOOP_CONFIG.pack(image, 0, flags | _LO_FLAGS_AUTOCLEAR)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):
             path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
-            device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            device = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(device, _LOOP_CONFIGURE, setting)
                 return path, device

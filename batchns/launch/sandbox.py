@@ -13,13 +13,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from errno import EACCES, EINVAL, ELOOP, ENOENT, EROFS
+from contextlib import AbstractContextManager, nullcontext
+from errno import EACCES, EINVAL, ELOOP, ENODEV, ENOENT, EOVERFLOW, EPERM, EROFS
 from typing import NamedTuple
 
 from batchns.errors import StepError
 from batchns.kernel import syscalls as sys
 from batchns.kernel.actas import acting_as
-from batchns.launch import rootfs
+from batchns.kernel.filesystems import kernels
+from batchns.launch import rootfs, scratch
 from batchns.launch.covers import cover
 from batchns.launch.plan import Mount, Owner, Plan, Rootfs
 
@@ -27,6 +29,7 @@ SCRIPT = "/run/batchns/script"
 OWN_ROOT_NEEDS = ("/proc", "/sys", "/dev", "/tmp", "/var/tmp", "/run")  # mount points of every sandbox
 
 _NO_LINKS = sys.RESOLVE_NO_SYMLINKS | sys.RESOLVE_NO_MAGICLINKS
+_BENEATH = sys.RESOLVE_BENEATH | _NO_LINKS
 _QUIET = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
 DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _DEV_LINKS = (
@@ -41,12 +44,14 @@ _DEV_LINKS = (
 class Root(NamedTuple):
     """The new root under construction: a descriptor of its mount, and one of the namespace for id-mapped binds.
 
-    What a job names is looked up as its `submitter`.
+    What a job names is looked up as its `submitter`, and so is what is missing made, but in the sandbox's own file
+    systems: those have the devices of `made`, and nothing in them is anybody else's.
     """
 
     fd: int
+    made: set[int]
     idmap: int = -1
-    submitter: Owner = Owner()
+    submitter: Owner | None = None  # None: nothing of a job's has been named yet
 
 
 def make_root() -> Root:
@@ -59,7 +64,7 @@ def make_root() -> Root:
     attributes = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
     sys.mount_setattr(tree, attr_set=attributes, recursive=True)
     sys.move_mount(tree, sys.AT_FDCWD, "/")
-    return Root(tree)
+    return Root(tree, set())
 
 
 def leave_host() -> Root:
@@ -67,7 +72,7 @@ def leave_host() -> Root:
     host = sys.open_tree(sys.AT_FDCWD, "/", 0)
     sys.mount_setattr(host, propagation=sys.MS_SLAVE, recursive=True)
     os.close(host)
-    return Root(-1)
+    return Root(-1, set())
 
 
 def make_own_root(root: Root, plan: Rootfs) -> Root:
@@ -76,7 +81,8 @@ def make_own_root(root: Root, plan: Rootfs) -> Root:
     Raises:
         StepError: step "rootfs", what cannot be used as one.
     """
-    made = root._replace(fd=rootfs.mount(plan, root.idmap, root.submitter))
+    made = root._replace(fd=rootfs.mount(plan, root.idmap, root.submitter or Owner()))
+    made.made.add(os.fstat(made.fd).st_dev)
     for target in OWN_ROOT_NEEDS:
         try:
             os.close(_open(made, target, create=True))
@@ -138,19 +144,52 @@ def join_cgroups(plan: Plan) -> None:
 def _open(root: Root, target: str, *, create: bool = False) -> int:
     """A descriptor of `target` inside the new root; with `create`, missing folders are made on the way."""
     relative = target.strip("/") or "."
-    resolve = sys.RESOLVE_BENEATH | _NO_LINKS
     try:
-        return sys.openat2(root.fd, relative, os.O_PATH, resolve=resolve)
+        return _look_up(root, relative)
     except FileNotFoundError:
         if not create:
             raise
     parent, name = os.path.split(relative)
     above = _open(root, parent or "/", create=True)
     try:
-        os.mkdir(name, 0o755, dir_fd=above)
-        return sys.openat2(above, name, os.O_PATH, resolve=resolve)
+        with _maker(root, above):
+            os.mkdir(name, 0o755, dir_fd=above)
+        return sys.openat2(above, name, os.O_PATH, resolve=_BENEATH)
     finally:
         os.close(above)
+
+
+def _look_up(root: Root, relative: str) -> int:
+    """As the submitter: that a name is there is not told to who may not know. As root in what is the sandbox's own."""
+    try:
+        with _acting(root.submitter):
+            return sys.openat2(root.fd, relative, os.O_PATH, resolve=_BENEATH)
+    except PermissionError:
+        found = _look_up_as_root(root, relative)
+        if found < 0:
+            raise
+        return found
+
+
+def _look_up_as_root(root: Root, relative: str) -> int:
+    """-1: it is not there, or not the sandbox's own."""
+    try:
+        found = sys.openat2(root.fd, relative, os.O_PATH, resolve=_BENEATH)
+    except OSError:
+        return -1
+    if os.fstat(found).st_dev in root.made:
+        return found
+    os.close(found)
+    return -1
+
+
+def _maker(root: Root, folder: int) -> AbstractContextManager[None]:
+    """Who makes what is missing in the folder: another bind's is the host's."""
+    return nullcontext() if os.fstat(folder).st_dev in root.made else _acting(root.submitter)
+
+
+def _acting(submitter: Owner | None) -> AbstractContextManager[None]:
+    return nullcontext() if submitter is None else acting_as(*submitter)
 
 
 def _attach(root: Root, fd: int, target: str, *, create: bool = False) -> None:
@@ -167,8 +206,9 @@ def _pairs(options: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def _tmpfs(root: Root, mount: Mount) -> None:
-    attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
-    _attach(root, sys.fsmount("tmpfs", _pairs(mount.options), attributes), mount.target)
+    made = sys.fsmount("tmpfs", _pairs(mount.options), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV)
+    root.made.add(os.fstat(made).st_dev)
+    _attach(root, made, mount.target)
 
 
 def _resize(root: Root, mount: Mount) -> None:
@@ -179,8 +219,15 @@ def _resize(root: Root, mount: Mount) -> None:
         os.close(place)
 
 
+def _disk(root: Root, mount: Mount) -> None:
+    """The file system in the file `source`, at each target in the options."""
+    for fd, target in zip(scratch.mount(mount.source, len(mount.options)), mount.options, strict=True):
+        _attach(root, fd, target)
+
+
 def _dev(root: Root, mount: Mount) -> None:
     fd = sys.fsmount("tmpfs", _pairs(mount.options), sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NOEXEC)
+    root.made.add(os.fstat(fd).st_dev)
     place = _open(root, mount.target)
     sys.move_mount(fd, place)
     os.close(place)
@@ -257,8 +304,11 @@ def _mask(root: Root, mount: Mount) -> None:
 
 
 def _bind(root: Root, mount: Mount) -> None:
-    with acting_as(*root.submitter):
+    with _acting(root.submitter):
         source = sys.openat2(sys.AT_FDCWD, mount.source, os.O_PATH, resolve=_NO_LINKS)
+    kind = kernels(source)
+    if kind:
+        raise StepError("mount bind", mount.source, EPERM, of_the_kernel(kind))
     tree = sys.open_tree(source, "", sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE | sys.AT_EMPTY_PATH)
     folder = stat.S_ISDIR(os.fstat(source).st_mode)
     os.close(source)
@@ -269,9 +319,19 @@ def _bind(root: Root, mount: Mount) -> None:
         sys.mount_setattr(tree, attr_set=attributes | sys.MOUNT_ATTR_IDMAP, userns=root.idmap, recursive=True)
     else:
         sys.mount_setattr(tree, attr_set=attributes, recursive=True)
-    if not folder:
-        _make_file(root, mount.target)
-    _attach(root, tree, mount.target, create=True)
+    try:
+        if not folder:
+            _make_file(root, mount.target)
+        _attach(root, tree, mount.target, create=True)
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EOVERFLOW):
+            raise
+        raise StepError("mount bind", mount.target, error.errno, _NO_PLACE) from None
+
+
+def of_the_kernel(kind: str) -> str:
+    """What to do about a bind of it."""
+    return f"{kind} there is of the kernel: bind another folder"
 
 
 def _make_file(root: Root, target: str) -> None:
@@ -279,7 +339,8 @@ def _make_file(root: Root, target: str) -> None:
     above, name = os.path.split(target)
     folder = _open(root, above, create=True)
     try:
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder))
+        with _maker(root, folder):
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder))
     except FileExistsError:
         pass
     finally:
@@ -296,6 +357,7 @@ OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
     "nodes": _nodes,
     "tmpfs": _tmpfs,
     "resize": _resize,
+    "disk": _disk,
     "mqueue": _kernel_file_system,
     "proc": _kernel_file_system,
     "sysfs": _kernel_file_system,
@@ -306,6 +368,10 @@ OPERATIONS: dict[str, Callable[[Root, Mount], None]] = {
 }
 
 
+_NO_PLACE = (
+    "the submitter may not go there, or may make nothing in that folder of the host's: make it there first, or bind to "
+    "a folder below /tmp"
+)
 _NO_IDMAP = (
     "its file system cannot be id-mapped: use a folder on ext4, xfs, btrfs or tmpfs, or run the job as an ordinary "
     'user (batchns run --user NAME) with identity = "self"'
@@ -316,6 +382,9 @@ def _explain(mount: Mount, error: OSError) -> tuple[str, str]:
     """The path to name in the message, and what to do about it."""
     if mount.kind == "cover" and error.errno == EROFS:
         return mount.target, "the root file system has no such file: make an empty one in it"
+    if mount.kind == "disk":
+        loop = "loop devices and ext4 are needed for scratch on disk: modprobe -a loop ext4"
+        return mount.source, loop if "loop" in str(error.filename or "") or error.errno == ENODEV else ""
     if mount.kind != "bind":
         return mount.target, ""
     call = str(error.strerror or "")

@@ -2,7 +2,7 @@
 
 A fork leaves its parent with every page write-protected, and a process that runs Python between forks copies hundreds
 of them each time. This one touches few. What it forks is the launcher's child (CLONE_PARENT), not its own: the launcher
-waits for it, and the kernel ends it with the launcher.
+waits for it, and the kernel ends it with the launcher (unless that is kept).
 
 On the socket come packets of JSON, a `Base`, with one or two descriptors: the init's end of its status socket and the
 cgroup v2 directory that it is born in. For each goes back, in order, two integers, pid and errno, with the pidfd.
@@ -30,13 +30,16 @@ _LARGEST = 1 << 16  # bytes of a base
 NAME = "batchns-zygote"  # what ps calls it
 
 
-def start() -> tuple[socket.socket, int]:
-    """Fork the zygote: the launcher's end of the socket to it, and its pid. It ends when that end is closed."""
+def start(*, kept: bool = False) -> tuple[socket.socket, int]:
+    """Fork the zygote: the launcher's end of the socket to it, and its pid. It ends when that end is closed.
+
+    `kept`: as of `init.main`, for all that it forks.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         init.close_others(theirs.fileno())
-        _serve(theirs)
+        _serve(theirs, kept=kept)
     theirs.close()
     return ours, pid
 
@@ -72,8 +75,11 @@ def born(zygote: socket.socket, *, wait: bool = True) -> tuple[int, int]:
     return pid, int.from_bytes(pidfd, sys.byteorder)
 
 
-def _serve(launcher: socket.socket) -> NoReturn:
+def _serve(launcher: socket.socket, *, kept: bool) -> NoReturn:
     syscalls.set_name(NAME)
+    # Of an init's, but done here, once: what an init does itself costs it pages.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.umask(0)
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     known = b""
     base = Base()
@@ -92,7 +98,7 @@ def _serve(launcher: socket.socket) -> NoReturn:
             launcher.send(_ANSWER.pack(0, error.errno or 0))
         else:
             if pid == 0:
-                init.main(base, socket.socket(fileno=fds[0]))
+                init.main(base, socket.socket(fileno=fds[0]), kept=kept)
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("=i", pidfd))
             launcher.sendmsg((_ANSWER.pack(pid, 0),), (rights,))
             os.close(pidfd)

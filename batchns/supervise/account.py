@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 from batchns.core.job import Job
 from batchns.model.lifecycle import State
@@ -19,6 +20,8 @@ class Account:
     ledger (which the job itself carries) is over all attempts.
     """
 
+    submitted: float = 0.0  # the moments are of the loop's clock
+    started: float | None = None  # the attempt's command
     asked_to_end: str = ""  # what the one said who asked it to end
     exit_code: int | None = None
     signal: str | None = None
@@ -34,6 +37,30 @@ class Account:
         self.stdout, self.stderr = files
         self.exit_code, self.signal, self.reason = outcome.exit_code, outcome.signal, outcome.reason
         self.usage = usage
+
+    def data(self) -> dict[str, Any]:
+        """The end of the attempt as a journal keeps it; the inverse of `recall_end`."""
+        return {
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "reason": self.reason,
+            "usage": asdict(self.usage, recurse=False),
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+        }
+
+    def recall_start(self, data: Mapping[str, Any], at: float) -> None:
+        """What a journal kept of the attempt's start."""
+        self.started = at
+        self.stdout, self.stderr = data.get("stdout"), data.get("stderr")
+        self.limits = {name: LimitReading(**reading) for name, reading in data.get("limits", {}).items()}
+
+    def recall_end(self, data: Mapping[str, Any]) -> None:
+        """The inverse of `data`."""
+        self.exit_code, self.signal = data.get("exit_code"), data.get("signal")
+        self.reason = data.get("reason", "")
+        self.usage = Usage(**data.get("usage", {}))
+        self.stdout, self.stderr = data.get("stdout", self.stdout), data.get("stderr", self.stderr)
 
     def conclude(self, job: Job) -> JobResult:
         """The job is over for good: its result, from here on part of every view."""

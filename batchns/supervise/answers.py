@@ -5,19 +5,23 @@ An answer may come late: that of an attempt which has been given up, or has ende
 
 from __future__ import annotations
 
-from attrs import define, evolve
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from attrs import asdict, define, evolve
+
+from batchns.core import changes
 from batchns.core.job import Cause
 from batchns.errors import BatchnsError
 from batchns.kernel.cgroups.interface import Driver
 from batchns.launch.client import Ended, Started
+from batchns.launch.keeper import Interrupted
 from batchns.model import lifecycle
 from batchns.model.lifecycle import State
-from batchns.model.result import LimitReading, Usage
+from batchns.model.result import Usage
 from batchns.supervise import events, launches
-from batchns.supervise.attempt import Attempt, Preparer
+from batchns.supervise.attempt import Attempt, Preparer, started_data
 from batchns.supervise.books import Books
-from batchns.supervise.chronicle import Chronicle
 from batchns.supervise.effects import Effects
 from batchns.supervise.limits import missing
 from batchns.supervise.outcome import Outcome, of_end, of_failed_launch
@@ -26,14 +30,16 @@ from batchns.units import format_duration
 
 @define(kw_only=True, eq=False)
 class Answers:
-    """`root`: batchns has root's rights."""
+    """`root`: batchns has root's rights. `drain_when_lost`: without a launcher everything ends; else this
+    process does, and what runs goes on.
+    """
 
     books: Books
     preparer: Preparer
     effects: Effects
-    chronicle: Chronicle
     driver: Driver
     root: bool
+    drain_when_lost: bool = True
 
     def heed(self, event: events.Answer) -> None:
         """Apply the answer."""
@@ -47,27 +53,30 @@ class Answers:
             case events.LaunchFailed(attempt, error):
                 self.preparer.give_back(attempt)
                 why = self.books.accounts[attempt.job_id].asked_to_end
-                self._finish(attempt, of_failed_launch(self.books.schedule[attempt.job_id], error, why))
+                self.finish(attempt, of_failed_launch(self.books.schedule[attempt.job_id], error, why))
             case events.LaunchHangs(attempt):
                 self._on_launch_hangs(attempt)
             case events.Lost(attempt, error):
                 self._on_lost(attempt, error)
             case events.Unkillable(attempt, empty):
                 self._on_unkillable(attempt, empty)
-            case events.FreezeAnswer(attempt, confirmed):
-                self._on_freeze_answer(attempt, confirmed)
-            case events.ThawAnswer(attempt, confirmed, moved):
-                self._on_thaw_answer(attempt, confirmed, moved)
+            case events.FreezeAnswer():
+                self._on_freeze_answer(event)
+            case events.ThawAnswer():
+                self._on_thaw_answer(event)
             case events.SqueezeAnswer(attempt, held):
-                self.books.schedule.reclaimed(attempt.job_id, held, self.books.clock())
+                self.books.change(changes.Reclaimed(attempt.job_id, held))
 
     def _on_started(self, attempt: Attempt, started: Started) -> None:
         job_id = attempt.job_id
         attempt.started = started
-        self.books.freed += self.books.schedule.started(job_id, self.books.clock())
         job = self.books.schedule[job_id]
         account = self.books.accounts[job_id]
+        account.started = self.books.clock()
         account.limits = self.preparer.readings(attempt, job, started)
+        self.books.change(changes.Started(job_id), lambda: started_data(attempt, account.limits))
+        job = self.books.schedule[job_id]
+        self.books.metering.started(job, started.phases)
         lost = ((name, found.why) for name, found in account.limits.items() if found.value is None)
         refusal = missing(lost, root=self.root)
         if job.stopping is not None:  # it was asked to end before it could be told
@@ -92,8 +101,8 @@ class Answers:
 
     def _refuse(self, attempt: Attempt, why: str) -> None:
         self.books.accounts[attempt.job_id].asked_to_end = why
-        self.books.schedule.stop(attempt.job_id, Cause.REFUSED, self.books.clock())
-        self.books.schedule.killed(attempt.job_id)
+        self.books.change(changes.Stopped(attempt.job_id, Cause.REFUSED, why=why))
+        self.books.change(changes.Killed(attempt.job_id))
         self.effects.kill(attempt)
 
     def _on_ended(self, attempt: Attempt, ended: Ended) -> None:
@@ -111,13 +120,32 @@ class Answers:
         else:
             self.preparer.give_back(attempt)
         outcome = evolve(outcome, reason="; ".join(told))
-        self._finish(attempt, outcome, usage)
+        self.finish(attempt, outcome, usage, ended.cgroup_texts)
 
     def _on_lost(self, attempt: Attempt, error: BatchnsError) -> None:
+        if isinstance(error, Interrupted):
+            self._on_interrupted(attempt, error)
+            return
+        if not self.drain_when_lost:
+            raise error
         self.effects.clear(attempt)
         reason = f"{error}; how the job ended is not known"
-        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
+        self.finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
         self.books.drain(str(error), kill=True)
+
+    def _on_interrupted(self, attempt: Attempt, error: Interrupted) -> None:
+        """The launcher died while it launched it. A command that never ran costs the job nothing."""
+        self.preparer.give_back(attempt)
+        job = self.books.schedule[attempt.job_id]
+        if error.may_have_run:
+            outcome = Outcome(event=lifecycle.Event.LOST, reason=str(error))
+        elif job.stopping is not None and job.stopping.cause is not Cause.REQUEUED:
+            outcome = of_failed_launch(job, error, self.books.accounts[job.id].asked_to_end)
+        else:
+            if job.stopping is None:
+                self.books.change(changes.Stopped(job.id, Cause.REQUEUED, why=str(error)))
+            outcome = Outcome(event=lifecycle.Event.LAUNCH_FAILED, reason=str(error))
+        self.finish(attempt, outcome)
 
     def _on_unkillable(self, attempt: Attempt, empty: bool) -> None:
         """Given up. The address and ids of one that may still have processes, or get them, stay taken."""
@@ -126,39 +154,62 @@ class Answers:
             reason = f"processes in its cgroup {attempt.name} do not die: they wait in the kernel, see ps and dmesg"
         elif attempt.started is None:
             reason = "it was to end while it was being launched, and the launcher does not answer"
+            if not (attempt.sent or attempt.asked):  # nobody but this process has ever heard of it
+                self.preparer.give_back(attempt)
         else:
             reason = "it was killed, but the launcher does not say how it ended"
             self.effects.clear(attempt)
-        self._finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
+        self.finish(attempt, Outcome(event=lifecycle.Event.LOST, reason=reason, retry=False))
 
-    def _on_freeze_answer(self, attempt: Attempt, confirmed: bool) -> None:
-        if self.books.schedule[attempt.job_id].state is State.SUSPENDING:
-            self.books.schedule.frozen(attempt.job_id, self.books.clock(), confirmed=confirmed)
+    def _on_freeze_answer(self, answer: events.FreezeAnswer) -> None:
+        attempt, confirmed = answer.attempt, answer.confirmed
+        if confirmed:
+            self.books.metering.confirmed("freeze", answer.seconds)
+        job = self.books.schedule[attempt.job_id]
+        if job.state is State.SUSPENDING:
+            if not (confirmed or answer.gone):
+                self.books.metering.failed("freeze", job)
+            self.books.change(changes.FreezeEnded(attempt.job_id, confirmed))
             self.books.tell(attempt.job_id)
         elif confirmed:  # it was asked to end meanwhile, and must run to do so
             self.effects.thaw(attempt)
 
-    def _on_thaw_answer(self, attempt: Attempt, confirmed: bool, moved: LimitReading | None) -> None:
+    def _on_thaw_answer(self, answer: events.ThawAnswer) -> None:
+        attempt, moved = answer.attempt, answer.moved
         account = self.books.accounts[attempt.job_id]
         if moved is not None:
             account.limits = {**account.limits, "cpuset_cpus": moved}
-        if self.books.schedule[attempt.job_id].state is not State.SUSPENDED:
+        job = self.books.schedule[attempt.job_id]
+        if job.state is not State.SUSPENDED:
             return
-        if confirmed:
-            self.books.schedule.thawed(attempt.job_id, self.books.clock())
+        if answer.confirmed:
+            self.books.metering.confirmed("thaw", answer.seconds)
+            self.books.change(
+                changes.Thawed(attempt.job_id), lambda: {} if moved is None else {"cpus": asdict(moved, recurse=False)}
+            )
             self.books.tell(attempt.job_id)
         else:
-            self.books.schedule.thaw_failed(attempt.job_id)
+            self.books.metering.failed("thaw", job)
+            self.books.change(changes.ThawFailed(attempt.job_id, answer.why))
+            self.books.tell(attempt.job_id)
 
-    def _finish(self, attempt: Attempt, outcome: Outcome, usage: Usage | None = None) -> None:
+    def finish(
+        self,
+        attempt: Attempt,
+        outcome: Outcome,
+        usage: Usage | None = None,
+        texts: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """The attempt is over. `texts`: of its cgroups' files, read once more."""
         job_id = attempt.job_id
         del self.books.attempts[job_id]
         attempt.over.set()
         account = self.books.accounts[job_id]
         account.end(outcome, usage or Usage(), attempt.files)
-        self.books.freed += self.books.schedule.finish(job_id, outcome.event, self.books.clock(), retry=outcome.retry)
-        job = self.books.schedule[job_id]
+        self.books.change(changes.Finished(job_id, outcome.event, outcome.retry), account.data)
+        self.books.metering.ended(attempt.name, self.books.schedule[job_id], account.usage, texts)
         if job_id not in self.books.schedule.to_retry:
-            account.conclude(job)
-        self.chronicle.ended(job, account)
+            self.books.conclude(job_id)
+        self.books.chronicle.ended(self.books.schedule[job_id], account)
+        self.effects.forget(attempt)
         self.books.tell(job_id)

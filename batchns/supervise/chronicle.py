@@ -86,6 +86,9 @@ class Chronicle:
             )
         )
 
+    def concluded(self, job: Job, account: Account) -> None:
+        """Nothing: each attempt has been kept."""
+
     async def write(self) -> None:
         """Write what is posted, until `close`."""
         keeper, open_ = self.keeper, True

@@ -113,11 +113,17 @@ def check_user(config: Config, specs: Iterable[JobSpec]) -> None:
 
 
 def granted(units: Mapping[str, Units], placement: Placement) -> Granted:
-    """The devices of a job that is placed there."""
+    """The devices of a job that is placed there.
+
+    Raises:
+        HostError: batchns.toml has them no longer.
+    """
     nodes: dict[str, Device] = {}
     variables: dict[str, str] = {}
     for name, numbers in placement.units:
-        of = units[name]
+        of = units.get(name)
+        if of is None or any(number >= len(of.nodes) for number in numbers):
+            raise HostError(f"{name}: unit {_numbers(numbers)} is not in batchns.toml any more", "submit the job again")
         for node in (*of.common, *(node for number in numbers for node in of.nodes[number])):
             nodes[node[0]] = node[1]
         variables[f"BATCHNS_UNITS_{name.upper()}"] = _numbers(numbers)

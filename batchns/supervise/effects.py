@@ -2,15 +2,18 @@
 
 1. Every call into the kernel that may block is made in a thread and bounded in time.
 2. What became of it is posted to the loop; nothing is decided here.
+3. What the loop asks for waits for `release`: until what led to it has been recorded.
 """
 
 from __future__ import annotations
 
 import errno
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import trio
 from attrs import define, field
@@ -20,6 +23,8 @@ from batchns.model.result import LimitReading
 from batchns.supervise import events
 from batchns.supervise.attempt import Attempt
 from batchns.supervise.ports import Blocking, Launching
+
+T = TypeVar("T")
 
 FREEZE_TIMEOUT = 5.0  # seconds for the kernel to confirm
 KILL_TIMEOUT = 5.0  # seconds for a job's cgroup to be empty
@@ -32,65 +37,101 @@ _GONE = (errno.ENOENT, errno.ENODEV)
 
 @define(kw_only=True, eq=False)
 class Effects:
-    """`post` takes the events; `give_back` frees an attempt's slot; tasks live in `nursery`."""
+    """`post` takes the events; `give_back` frees an attempt's slot; tasks live in `nursery`.
+
+    `forgotten`: told of each attempt, by its name, whose end has been recorded.
+    """
 
     driver: Driver
     launcher: Launching
     blocking: Blocking
     post: Callable[[events.Event], None]
     give_back: Callable[[Attempt], None]
+    forgotten: Callable[[str], None] | None = None
     nursery: trio.Nursery = field(init=False)
+    _due: list[Callable[[], None]] = field(init=False, factory=list)
+    _due_when_recorded: list[Callable[[], None]] = field(init=False, factory=list)
 
     def start(self, function: Callable[[Attempt], Awaitable[None]], attempt: Attempt) -> None:
-        """Run a task for the attempt."""
+        """Run a task for the attempt, now."""
         self.nursery.start_soon(function, attempt)
+
+    def after_record(self, effect: Callable[[], None]) -> None:
+        """What must not be done before it is recorded why."""
+        self._due_when_recorded.append(effect)
+
+    def release(self, *, recorded: bool) -> None:
+        """Do what is due. What was not recorded is done all the same where doing it twice does no harm."""
+        due, self._due = self._due, []
+        if recorded:
+            due += self._due_when_recorded
+            self._due_when_recorded = []
+        for effect in due:
+            effect()
+
+    def _later(self, function: Callable[[Attempt], Awaitable[None]], attempt: Attempt) -> None:
+        self._due.append(partial(self.start, function, attempt))
 
     def ask(self, attempt: Attempt, *, thaw: bool, memory: int | None = None) -> None:
         """SIGTERM to the command. `thaw`: it is frozen and must run to obey, with its limit of `memory` bytes."""
         if thaw:
-            self.nursery.start_soon(self._ask_frozen, attempt, memory)
+            self._due.append(lambda: self.nursery.start_soon(self._ask_frozen, attempt, memory))
         else:
-            self.start(self._ask, attempt)
+            self._later(self._ask, attempt)
 
     def kill(self, attempt: Attempt) -> None:
         """End the attempt now. Its end is reported by the launcher, or `Unkillable` here."""
-        self.start(self._kill, attempt)
+        self._later(self._kill, attempt)
 
     def freeze(self, attempt: Attempt) -> None:
         """Answered with `FreezeAnswer`."""
-        self.start(self._freeze, attempt)
+        self._later(self._freeze, attempt)
 
-    def thaw(self, attempt: Attempt, *, moved: bool = False, memory: int | None = None) -> None:
-        """Answered with `ThawAnswer`. `moved`: to the CPUs of its placement; `memory`: its limit, bytes."""
-        self.nursery.start_soon(partial(self._thaw, attempt, moved=moved, memory=memory))
+    def keep_frozen(self, attempt: Attempt) -> None:
+        """See that one which is frozen is so."""
+        self._later(self._freeze_again, attempt)
+
+    def thaw(self, attempt: Attempt, *, memory: int | None = None) -> None:
+        """Answered with `ThawAnswer`. `memory`: its limit, bytes."""
+        self._later(partial(self._thaw, memory=memory), attempt)
 
     def squeeze(self, attempt: Attempt) -> None:
         """Take from the frozen job what memory it can do without. Answered with `SqueezeAnswer`."""
-        self.start(self._squeeze, attempt)
+        self._later(self._squeeze, attempt)
 
     def signal(self, attempt: Attempt, number: int) -> None:
         """Send the command a signal."""
-        self.nursery.start_soon(self.launcher.signal, attempt.name, number)
+        self._due.append(lambda: self.nursery.start_soon(self.launcher.signal, attempt.name, number))
 
     def clear(self, attempt: Attempt) -> None:
         """Kill and remove what is left of an attempt that nobody else will. Not cancelled with the others."""
-        self.start(self._clear, attempt)
+        self._later(self._clear, attempt)
+
+    def forget(self, attempt: Attempt) -> None:
+        """The end of the attempt is known for good: a launcher that keeps it may forget it."""
+        if self.forgotten is not None:
+            self.after_record(partial(self.forgotten, attempt.name))
 
     async def _ask(self, attempt: Attempt) -> None:
         await self.launcher.signal(attempt.name, signal.SIGTERM)
 
     async def _ask_frozen(self, attempt: Attempt, memory: int | None) -> None:
         await self._ask(attempt)
-        await self._thaw(attempt, moved=False, memory=memory)
+        await self._thaw(attempt, memory=memory)
 
     async def _kill(self, attempt: Attempt) -> None:
-        empty = False
-        for _ in range(KILL_TRIES):
-            if self.driver.mode == "none":
-                await self.launcher.signal(attempt.name, signal.SIGKILL)  # to its init
-            empty = await self._call(partial(self.driver.kill, attempt.name, KILL_TIMEOUT), gone=True)
-            if empty or attempt.over.is_set():
-                break
+        if attempt.dying:
+            return  # somebody is at it, however often it is asked for
+        empty, attempt.dying = False, True
+        try:
+            for _ in range(KILL_TRIES):
+                if self.driver.mode == "none":
+                    await self.launcher.signal(attempt.name, signal.SIGKILL)  # to its init
+                empty = await self._call(partial(self.driver.kill, attempt.name, KILL_TIMEOUT), gone=True)
+                if empty or attempt.over.is_set():
+                    break
+        finally:
+            attempt.dying = False
         with trio.move_on_after(END_TIMEOUT):
             await attempt.over.wait()
         if not attempt.over.is_set():
@@ -98,26 +139,41 @@ class Effects:
 
     async def _freeze(self, attempt: Attempt) -> None:
         async with attempt.turn:
-            confirmed = await self._call(partial(self.driver.freeze, attempt.name, FREEZE_TIMEOUT), gone=False)
-        self.post(events.FreezeAnswer(attempt, confirmed))
+            begun = time.perf_counter()
+            confirmed = await self._call(partial(self.driver.freeze, attempt.name, FREEZE_TIMEOUT), gone=None)
+            took = time.perf_counter() - begun
+        self.post(events.FreezeAnswer(attempt, bool(confirmed), took, gone=confirmed is None))
 
-    async def _thaw(self, attempt: Attempt, *, moved: bool, memory: int | None) -> None:
-        """First what others had meanwhile: its CPUs may be others now, and its memory limit its own again."""
+    async def _freeze_again(self, attempt: Attempt) -> None:
+        async with attempt.turn:
+            await self._call(partial(self.driver.freeze, attempt.name, FREEZE_TIMEOUT), gone=False)
+
+    async def _thaw(self, attempt: Attempt, *, memory: int | None) -> None:
+        """First what others had meanwhile: its CPUs may be others now, and its memory limit its own again.
+
+        What fails of it is due again with the next try: it never runs on CPUs that are others' by now.
+        """
         reading: LimitReading | None = None
+        took = 0.0
+        why = f"the kernel did not confirm it within {FREEZE_TIMEOUT:.0f} s"
         try:
             async with attempt.turn:
-                if moved:
+                if attempt.moving:
                     cpus, mems = attempt.limits.cpuset_cpus or "", attempt.limits.cpuset_mems or ""
                     reading = await self.blocking(partial(self.driver.set_cpus, attempt.name, cpus, mems))
+                    attempt.moving = False
                 if attempt.squeezed:
                     await self.blocking(partial(self.driver.unsqueeze, attempt.name, memory))
                     attempt.squeezed = False
+                begun = time.perf_counter()
                 confirmed = await self._call(partial(self.driver.thaw, attempt.name, FREEZE_TIMEOUT), gone=True)
+                took = time.perf_counter() - begun
         except OSError as error:  # it stays frozen, and is tried again
             confirmed = error.errno in _GONE
+            why = f"{error.filename or attempt.name}: {error.strerror}"
         if not confirmed:
             await trio.sleep(THAW_PAUSE)
-        self.post(events.ThawAnswer(attempt, confirmed, reading))
+        self.post(events.ThawAnswer(attempt, confirmed, reading, "" if confirmed else why, took))
 
     async def _squeeze(self, attempt: Attempt) -> None:
         held: int | None = None
@@ -143,11 +199,19 @@ class Effects:
             return False
         return True
 
-    async def _call(self, function: Callable[[], bool], *, gone: bool) -> bool:
-        """The driver's answer; `gone` where the job's cgroups went away meanwhile."""
+    async def _call(self, function: Callable[[], bool], *, gone: T) -> bool | T:
+        """The driver's answer; `gone` where the job's cgroups went away meanwhile.
+
+        It comes within seconds, but those of many jobs that do not die, on purpose, must not be waited for by others:
+        so each has a thread of its own.
+        """
         try:
-            return await self.blocking(function)
+            return await self.blocking(function, late=_ignore)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
             return gone
+
+
+def _ignore(value: object) -> None:
+    pass

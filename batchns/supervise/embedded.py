@@ -14,10 +14,7 @@ import trio
 
 from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Driver, Limits
-from batchns.kernel.network import police, resolver
-from batchns.kernel.network.firewall import Firewall
-from batchns.kernel.network.resolver import Resolver
-from batchns.kernel.network.types import Grant
+from batchns.kernel.network import resolver
 from batchns.launch.build import base, host_paths
 from batchns.launch.client import open_launcher
 from batchns.launch.ids import identity_of
@@ -28,10 +25,12 @@ from batchns.supervise import devices, rootless
 from batchns.supervise.filters import write_filters
 from batchns.supervise.history import FILE as HISTORY_FILE
 from batchns.supervise.history import History
-from batchns.supervise.networks import Names, Networks, grants_of
-from batchns.supervise.node import read_node
+from batchns.supervise.loop import AHEAD
+from batchns.supervise.networks import Networks, grants_of, networks_of_root
+from batchns.supervise.node import pids_of_jobs, read_node
 from batchns.supervise.runfolder import RunFolder
-from batchns.supervise.supervisor import AHEAD, Supervisor
+from batchns.supervise.scratch import sweep_scratch
+from batchns.supervise.supervisor import Supervisor
 from batchns.supervise.sweep import remove_own, sweep
 from batchns.supervise.view import Observer
 from batchns.supervise.watch import sampler_of
@@ -59,14 +58,15 @@ async def open_supervisor(
     config = _checked(config, specs, submitter, root=root)
     units = devices.read_units(config) if root else {}
     async with AsyncExitStack() as stack:
-        user = submitter.uid
         capacity = read_node(config)
         driver = _open_driver(config, root=root)
-        for line in sweep(config.paths.run, driver):
+        for line in (*sweep(config.paths.run, driver), *sweep_scratch(config)):
             tell(line)
         driver.prepare()
+        driver.bound(pids_of_jobs(config))
         stack.callback(driver.release)
         runs = stack.enter_context(RunFolder(config))
+        stack.callback(sweep_scratch, config, own=runs.run_id)
         stack.callback(_remove_what_is_left, runs, driver, tell)
         launcher = await stack.enter_async_context(open_launcher(root=root))
         paths = host_paths()
@@ -75,10 +75,12 @@ async def open_supervisor(
         for name in _first_attempts(runs, specs):
             await launcher.prepare(name, common, driver.plan(name, Limits()).into)
         found = resolver.find(config.network.dns)
-        firewall = make_firewall(config, found.servers, grants_of(specs, user))
         if root:
-            stack.callback(firewall.leave)
-        filters = await _filters_and_firewall(config, specs, runs, firewall if root else None)
+            networks = networks_of_root(config, runs, driver, found)
+            stack.callback(networks.leave)
+        else:
+            networks = rootless.networks(found, Path(runs.resolver_path))
+        filters = await _filters_and_firewall(config, specs, runs, networks, submitter)
         yield Supervisor(
             config=config,
             capacity=capacity,
@@ -88,9 +90,7 @@ async def open_supervisor(
             observer=observer,
             submitter=submitter,
             host_paths=paths,
-            networks=make_networks(config, firewall, found, runs, user, driver)
-            if root
-            else rootless.networks(found, Path(runs.resolver_path)),
+            networks=networks,
             filters=filters,
             units=units,
             attached=attached,
@@ -123,7 +123,7 @@ def _first_attempts(runs: RunFolder, specs: Sequence[JobSpec]) -> list[str]:
 
 
 async def _filters_and_firewall(
-    config: Config, specs: Sequence[JobSpec], runs: RunFolder, firewall: Firewall | None
+    config: Config, specs: Sequence[JobSpec], runs: RunFolder, networks: Networks, submitter: Submitter
 ) -> dict[str, str]:
     """Compiled filters by profile, and the firewall held where there is one and jobs need it.
 
@@ -137,8 +137,8 @@ async def _filters_and_firewall(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(compile_filters)
-        if firewall is not None and any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
-            nursery.start_soon(trio.to_thread.run_sync, firewall.hold)
+        if any(spec.network.mode is NetworkMode.PRIVATE for spec in specs):
+            nursery.start_soon(networks.hold, grants_of(specs, submitter.uid))
     return filters
 
 
@@ -154,47 +154,3 @@ def _open_driver(config: Config, *, root: bool) -> Driver:
     if not root:
         return rootless.prepared_driver(config)
     return open_driver(parent=config.cgroup.parent, locks=f"{config.paths.run}/cgroups")
-
-
-def make_firewall(config: Config, servers: Sequence[str], grants: Sequence[Grant]) -> Firewall:
-    settings = config.network
-    return Firewall(
-        run_folder=config.paths.run,
-        pool=settings.pool,
-        nat=settings.nat,
-        pool6=settings.pool6,
-        outside=[str(entry) for entry in settings.outside],
-        resolvers=servers,
-        grants=grants,
-    )
-
-
-def make_networks(
-    config: Config, firewall: Firewall, found: Resolver, runs: RunFolder, user: int, driver: Driver
-) -> Networks:
-    """What jobs' networks have in common, once the firewall is held."""
-    path = Path(runs.resolver_path)
-    path.write_text(resolver.text(found, ipv6=bool(firewall.pool6)))
-    path.chmod(0o644)
-    own = resolver.copy(Path(runs.host_resolver_path)) if config.network.host else False
-    return Networks(
-        settings=config.network,
-        user=user,
-        pool6=firewall.pool6,
-        groups=firewall.groups,
-        resolver=str(path),
-        names=Names.create(runs.names_path) if any(grant.jobs for grant in firewall.groups) else None,
-        host_resolver=runs.host_resolver_path if own else "",
-        unlimited=_no_rates_in_the_hosts_network(driver) if config.network.host else "",
-    )
-
-
-def _no_rates_in_the_hosts_network(driver: Driver) -> str:
-    """Why a job there cannot be limited, "" where it can."""
-    if not driver.plan("any", Limits()).into:
-        return police.NO_TREE
-    try:
-        police.attempt()
-    except OSError as error:
-        return str(error.strerror)
-    return ""

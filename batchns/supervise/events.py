@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
+import outcome
 import trio
 from attrs import frozen
 
 from batchns.errors import BatchnsError
 from batchns.launch.client import Ended, Started
 from batchns.model.result import LimitReading
+from batchns.store.interface import Json, Submission
 from batchns.supervise.attempt import Attempt
 
 T = TypeVar("T")
@@ -86,17 +89,26 @@ class Unkillable:
 
 @frozen
 class FreezeAnswer:
+    """`seconds`: from the write until the kernel confirmed. `gone`: it was not, as the attempt's cgroups are gone."""
+
     attempt: Attempt
     confirmed: bool
+    seconds: float = 0.0
+    gone: bool = False
 
 
 @frozen
 class ThawAnswer:
-    """`moved`: the CPUs that it runs on from now on, as the kernel has them; None where they have not been changed."""
+    """`moved`: the CPUs that it runs on from now on, as the kernel has them; None where they have not been changed.
+
+    `why` it stays frozen, where it does. `seconds`: from the write until the kernel confirmed.
+    """
 
     attempt: Attempt
     confirmed: bool
     moved: LimitReading | None = None
+    why: str = ""
+    seconds: float = 0.0
 
 
 @frozen
@@ -129,7 +141,54 @@ class Pause:
     on: bool
 
 
+class Reply(Generic[T]):
+    """What becomes of a question: one value, or one error, for one who waits."""
+
+    def __init__(self) -> None:
+        self._arrived = trio.Event()
+        self._outcome: outcome.Value[T] | outcome.Error | None = None
+
+    def give(self, value: T) -> None:
+        self._outcome = outcome.Value(value)
+        self._arrived.set()
+
+    def fail(self, error: BatchnsError) -> None:
+        self._outcome = outcome.Error(error)
+        self._arrived.set()
+
+    async def get(self) -> T:
+        """Raises the error."""
+        await self._arrived.wait()
+        assert self._outcome is not None
+        return self._outcome.unwrap()
+
+
+@frozen(eq=False)
+class Arrive:
+    """New jobs, admitted. Answered when they have been recorded, with `notes`, and are in the queue."""
+
+    submission: Submission
+    notes: Mapping[str, Json]
+    reply: Reply[None]
+
+
+@frozen(eq=False)
+class Ask:
+    """Something to be done by the loop's own task: `act` changes books, at once; what it raises is its answer.
+
+    Answered when the turn has been recorded.
+    """
+
+    act: Callable[[], Any]
+    reply: Reply[Any]
+
+
+@frozen
+class Wake:
+    """Look whether there is something to decide."""
+
+
 Answer = (
     HasStarted | LaunchFailed | LaunchHangs | HasEnded | Lost | Unkillable | FreezeAnswer | ThawAnswer | SqueezeAnswer
 )
-Event = Answer | Neighbours | Interrupt | Pause
+Event = Answer | Neighbours | Interrupt | Pause | Arrive | Ask | Wake

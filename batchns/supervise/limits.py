@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from batchns.core.job import Job
 from batchns.core.placement import Placement
 from batchns.kernel.cgroups.interface import Device, Limits
-from batchns.model.job import NetworkMode
+from batchns.model.job import NetworkMode, ScratchOn
 from batchns.model.reach import HostPorts, Jobs
 from batchns.model.result import LimitReading
 from batchns.supervise.networks import NO_LINK, Networks
@@ -68,15 +68,16 @@ def scratch_readings(job: Job, pid: int) -> dict[str, LimitReading]:
     Where a bind takes the place of /tmp the file system there is not ours, and may not even answer. Then there is
     something to tell only to a job that had asked for a size.
     """
+    source = "ext4" if job.spec.resources.scratch_on is ScratchOn.DISK else "tmpfs"
     if any(bind.target == SCRATCH for bind in job.spec.isolation.binds):
         asked = job.spec.resources.scratch is not None
-        return {"scratch": LimitReading(None, "tmpfs", f"a bind takes the place of {SCRATCH}")} if asked else {}
+        return {"scratch": LimitReading(None, source, f"a bind takes the place of {SCRATCH}")} if asked else {}
     try:
         found = os.statvfs(f"/proc/{pid}/root{SCRATCH}")
     except (FileNotFoundError, ProcessLookupError, PermissionError) as error:
         why = _NOT_READ_BACK[isinstance(error, PermissionError) and os.geteuid() != 0]
-        return {"scratch": LimitReading(job.bounds.scratch, "tmpfs", why)}
-    return {"scratch": LimitReading(found.f_blocks * found.f_frsize, "tmpfs")}
+        return {"scratch": LimitReading(job.bounds.scratch, source, why)}
+    return {"scratch": LimitReading(found.f_blocks * found.f_frsize, source)}
 
 
 def overlay_readings(job: Job, pid: int) -> dict[str, LimitReading]:

@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from batchns.core.node import NodeCapacity
+from batchns.core.reasons import SCRATCH
 from batchns.errors import HostError
+from batchns.kernel import lsm
 from batchns.kernel.network import addresses
 from batchns.model.config import Config
+from batchns.supervise.confinement import check_default
 from batchns.supervise.idranges import id_starts
+from batchns.supervise.scratch import room
 from batchns.units import format_size
 
 
@@ -24,7 +28,8 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
     devices/system/cpu (Documentation/admin-guide/cputopology.rst).
 
     Raises:
-        HostError: batchns.toml hands out CPUs or memory that this process does not have.
+        HostError: batchns.toml hands out CPUs or memory that this process does not have, or names for all jobs a
+            profile or label of what this kernel does not run.
     """
     status = Path(proc, "self/status").read_text()
     allowed = cpu_list(_field(status, "Cpus_allowed_list"))
@@ -41,6 +46,9 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
             f"node.memory: {format_size(memory)} is more than this machine has",
             f"write at most {format_size(total)}, or leave memory away in batchns.toml",
         )
+    confines = lsm.running(proc=proc, sys=sys)
+    check_default(config, confines)
+    scratch = room(config, sys=sys)
     of_cpu = memory_nodes(Path(sys))
     return NodeCapacity(
         cpus=tuple(sorted(cpus)),
@@ -49,10 +57,20 @@ def read_node(config: Config, *, proc: str = "/proc", sys: str = "/sys") -> Node
         cores=cores(Path(sys), cpus),
         egress=config.node.egress,
         ingress=config.node.ingress,
-        named=config.node.counts,
+        named=config.node.counts if scratch is None else {**config.node.counts, SCRATCH: scratch},
         units=frozenset(config.node.units),
+        confines=confines,
         jobs=min(len(id_starts(config.isolation)), addresses.capacity(config.network.pool)),
     )
+
+
+def pids_of_jobs(config: Config, *, proc: str = "/proc") -> int:
+    """Processes and threads of all jobs together: by default the machine's own services keep a quarter.
+
+    Sources: proc_sys_kernel(5) pid_max, threads-max. Tasks of all PID namespaces count against both.
+    """
+    most = min(int(Path(proc, "sys/kernel", name).read_text()) for name in ("pid_max", "threads-max"))
+    return config.node.pids or most * 3 // 4
 
 
 def memory_nodes(sys: Path) -> dict[int, int]:

@@ -74,6 +74,8 @@ def _asked(cause: Cause, job: Job, why: str, exit_code: int | None, name: str | 
             return Outcome(event=Event.TIMED_OUT, exit_code=exit_code, signal=name, reason="deadline reached")
         case Cause.PREEMPTED:
             return Outcome(event=Event.CANCEL, exit_code=exit_code, signal=name, reason=why or "preempted")
+        case Cause.REQUEUED:
+            return Outcome(event=Event.CANCEL, exit_code=exit_code, signal=name, reason=why or "requeued")
         case Cause.CANCELLED:
             return Outcome(event=Event.CANCEL, exit_code=exit_code, signal=name, reason=why)
         case Cause.REFUSED:

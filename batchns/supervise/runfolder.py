@@ -5,6 +5,8 @@
     RUN/run-<id>/seccomp-*   compiled filters, by the profile's name
     RUN/run-<id>/resolv.conf jobs' name servers; hosts beside it: names of the jobs that reach each other
     RUN/run-<id>/claim       the run's id
+    RUN/run-<id>/kept        the boot in which the run may go on after its process has ended: nobody sweeps it
+    RUN/run-<id>/launcher/   what the kept launcher of such a run knows
     RUN/slots/<n>            taken by the run whose id it contains: another name of that run's claim
     STATE/next_job_id        one counter for the machine, so that output files of different runs do not meet
 
@@ -23,6 +25,7 @@ import secrets
 import shutil
 import stat
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from errno import EACCES, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTEMPTY, ENXIO, EPERM, EROFS
 from pathlib import Path
@@ -32,6 +35,7 @@ from batchns.errors import HostError
 from batchns.kernel.locks import lock_within
 from batchns.kernel.network import addresses
 from batchns.launch.build import Slot
+from batchns.launch.notes import boot_id
 from batchns.model.config import Config
 from batchns.supervise.idranges import id_starts
 
@@ -48,24 +52,66 @@ _LARGEST_ID = 10**15
 
 
 class RunFolder:
-    """One run's folder and claims. A context manager: leaving it gives everything back."""
+    """One run's folder and claims. A context manager: leaving it gives everything back, unless the run is kept."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, _again: tuple[str, int] | None = None) -> None:
         """Raises HostError where the folders cannot be written, or ids of jobs are somebody else's."""
         self._config = config
         self._id_starts = id_starts(config.isolation)
         self._base = Path(config.paths.run)
         self._free: deque[Slot] = deque()
         self._claimed: list[Slot] = []
+        self._unclear: list[Slot] = []  # claimed by the run before it was opened again
         self._left = False
         try:
             (self._base / "slots").mkdir(parents=True, exist_ok=True, mode=0o755)
-            self.run_id, self._lock = self._create()
+            self.run_id, self._lock = _again or self._create()
         except OSError as error:
             raise unusable(error, self._base) from None
         self.path = str(self._base / f"run-{self.run_id}")
         # Each run begins elsewhere: the links of one that has just ended vanish in the background.
         self._next_slot = int(self.run_id, 36) % self._count()
+
+    @classmethod
+    def reopen(cls, config: Config, run_id: str) -> RunFolder | None:
+        """A kept run's folder again; None: there is no such run of this boot.
+
+        None of the slots that it has claimed is free before `free_all_but`.
+
+        Raises:
+            HostError: another process has it, or the folders cannot be used.
+        """
+        folder = Path(config.paths.run) / f"run-{run_id}"
+        try:
+            if not is_kept(folder):
+                return None
+            lock = open_plain(folder / "lock", os.O_RDWR)
+        except OSError as error:
+            raise unusable(error, folder) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise HostError(
+                f"{folder}: another batchns uses it", f"see which process it is with: fuser {folder}/lock"
+            ) from None
+        try:
+            runs = cls(config, _again=(run_id, lock))
+            runs._know_claims()
+        except BaseException:
+            os.close(lock)
+            raise
+        return runs
+
+    def _know_claims(self) -> None:
+        try:
+            for path in (self._base / "slots").iterdir():
+                if path.name.isdecimal() and int(path.name) < self._count() and slot_owner(path) == self.run_id:
+                    self._unclear.append(self.slot(int(path.name)))
+        except OSError as error:
+            raise unusable(error, self._base) from None
+        self._claimed = list(self._unclear)
+        self._left = True
 
     def _create(self) -> tuple[str, int]:
         """A new folder under an id that no other run has, and its lock."""
@@ -174,12 +220,51 @@ class RunFolder:
         """Give a slot back, for the next job of this run."""
         self._free.append(slot)
 
+    def slot(self, number: int) -> Slot:
+        """One that the run has claimed, by its number.
+
+        Raises:
+            HostError: by the settings of now there is none of this number.
+        """
+        if number >= len(self._id_starts):
+            raise HostError(f"slot {number} is beyond isolation.id_ranges", "raise it again until the job is over")
+        return Slot(
+            number=number,
+            id_start=self._id_starts[number],
+            address=addresses.job_address(self._config.network.pool, number),
+        )
+
+    def free_all_but(self, used: Collection[int]) -> None:
+        """Of the slots that a reopened run had claimed before, by number, these are in use and the others are not."""
+        self._free.extend(slot for slot in self._unclear if slot.number not in used)
+        self._unclear.clear()
+
+    def keep(self) -> None:
+        """From here on the run outlives this process: `close` gives nothing back, no sweep, and `reopen` finds it."""
+        try:
+            new = Path(self.path, "kept.new")
+            new.write_text(boot_id())
+            new.rename(Path(self.path, "kept"))
+        except OSError as error:
+            raise unusable(error, Path(self.path)) from None
+        self._left = True
+
+    def give_up(self) -> None:
+        """No job is left of a kept run: `close` gives everything back."""
+        Path(self.path, "kept").unlink(missing_ok=True)
+        self._left = False
+
+    @property
+    def launcher_path(self) -> str:
+        """The folder of a kept run's launcher."""
+        return f"{self.path}/launcher"
+
     def leave_to_sweep(self) -> None:
         """Some of the run's jobs are still there: `close` gives nothing back, so that the next start finds them."""
         self._left = True
 
     def close(self) -> None:
-        """Give everything back."""
+        """Give everything back; nothing of a kept run's."""
         if self._left:
             os.close(self._lock)
             return
@@ -215,11 +300,7 @@ class RunFolder:
             except OSError as error:
                 raise unusable(error, self._base) from None
             self._next_slot = (number + 1) % count
-            return Slot(
-                number=number,
-                id_start=self._id_starts[number],
-                address=addresses.job_address(self._config.network.pool, number),
-            )
+            return self.slot(number)
         return None
 
 
@@ -234,6 +315,22 @@ def open_plain(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise OSError(EINVAL, os.strerror(EINVAL), str(path))
     return descriptor
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether the run of this folder may go on without its process: it was kept, and the machine runs since.
+
+    Raises:
+        OSError: that cannot be read.
+    """
+    try:
+        descriptor = open_plain(folder / "kept", os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        return os.read(descriptor, _BOUND).decode(errors="replace") == boot_id()
+    finally:
+        os.close(descriptor)
 
 
 def slot_owner(path: Path) -> str | None:

@@ -1,8 +1,9 @@
 """Removing what dead runs left: processes, cgroups, slots, folders. Network namespaces go with their processes.
 
-A run is dead when its lock can be taken. Nothing else is touched: not a living run's, and not what a run with another
-run folder has made. A dead run's folder stays until all of its jobs are gone, so the next sweep finds the rest. Slots
-of no run (it has no folder, or the file is not a claim at all) are free again.
+A run is dead when its lock can be taken, unless it is kept: that one goes on without its process. Nothing else is
+touched: not a living run's, and not what a run with another run folder has made. A dead run's folder stays until all of
+its jobs are gone, so the next sweep finds the rest. Slots of no run (it has no folder, or the file is not a claim at
+all) are free again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from batchns.kernel.cgroups.interface import Driver
 from batchns.kernel.locks import lock_within
-from batchns.supervise.runfolder import NOT_PLAIN, open_plain, slot_owner, unusable
+from batchns.supervise.runfolder import NOT_PLAIN, is_kept, open_plain, slot_owner, unusable
 
 KILL_TIMEOUT = 5.0  # seconds for one job's processes to be gone
 _UNFINISHED = 60.0  # seconds
@@ -41,7 +42,7 @@ def sweep(run_folder: str, driver: Driver) -> list[str]:
     stuck: set[str] = set()
     try:
         for name in _jobs_of(dead.keys(), driver):
-            problem = _remove_job(name, driver)
+            problem = remove_job(name, driver)
             told.append(f"job {name} of a run that is gone: {problem or 'removed'}")
             if problem:
                 stuck.add(name.partition("-")[0])
@@ -61,7 +62,7 @@ def remove_own(run_id: str, driver: Driver) -> list[str]:
     A launcher that ended by itself leaves none; one that was killed leaves what it alone knew of. Returns what could
     not be removed, a line each, for the user.
     """
-    problems = {name: _remove_job(name, driver) for name in _jobs_of({run_id}, driver)}
+    problems = {name: remove_job(name, driver) for name in _jobs_of({run_id}, driver)}
     return [f"job {name}: {problem}" for name, problem in problems.items() if problem]
 
 
@@ -108,6 +109,8 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
         if not match:
             continue
         try:
+            if is_kept(folder):
+                continue  # not even locked for a moment: its next process may be about to do that
             lock = open_plain(folder / "lock", os.O_RDWR)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, *NOT_PLAIN):
@@ -125,14 +128,15 @@ def _lock_dead_runs(base: Path) -> dict[str, int]:
 def _remove_unfinished(folder: Path) -> None:
     """The folder of a run that was killed before it had its lock, or while it removed itself.
 
-    A living run needs it without a lock for microseconds.
+    A living run needs one that it makes without a lock for microseconds; one that is made has had it.
     """
     with suppress(FileNotFoundError):
-        if not (folder / "lock").exists() and time.time() - folder.stat().st_mtime > _UNFINISHED:
+        made = folder.name.startswith("run-") or time.time() - folder.stat().st_mtime > _UNFINISHED
+        if made and not (folder / "lock").exists():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_job(name: str, driver: Driver) -> str:
+def remove_job(name: str, driver: Driver) -> str:
     """Why the job could not be removed, "" when it was."""
     if not driver.kill(name, KILL_TIMEOUT):
         return f"its processes {driver.pids(name)} could not be killed"

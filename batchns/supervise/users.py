@@ -22,6 +22,18 @@ def current() -> Submitter:
         return Submitter(name=str(uid), uid=uid, gid=os.getegid(), groups=groups)
 
 
+def numbered(uid: int) -> Submitter:
+    """The user of that number.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return _of(pwd.getpwuid(uid))
+    except (KeyError, OverflowError):
+        raise UserError(f"there is no user {uid} on this host", "see the users: getent passwd") from None
+
+
 def named(name: str) -> Submitter:
     """The user of that name, or of that number.
 

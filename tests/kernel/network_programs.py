@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import time
+from contextlib import suppress
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -229,3 +230,59 @@ def look(name: str) -> dict[str, Any]:
             "qdiscs": [entry.get_attr("TCA_KIND") for entry in ipr.get_qdiscs(index)],
             "links": sorted(entry.get_attr("IFLA_IFNAME") for entry in ipr.get_links()),
         }
+
+
+def send_numbered(address: str, port: int, seconds: float) -> int:
+    """Numbered datagrams, 50 us apart where the machine is quick enough, also where they are refused: how many."""
+    now, number = time.monotonic(), 0
+    end, due = now + seconds, now
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        while now < end:
+            if now >= due:
+                with suppress(OSError):
+                    sock.sendto(struct.pack("!I", number), (address, port))
+                number += 1
+                due = now + 50e-6
+            now = time.monotonic()
+    return number
+
+
+def collect_numbers(port: int, quiet: float) -> list[int]:
+    """The numbers that come, until there are none for so many seconds. None is lost for want of room."""
+    sock = _open["udp", port]
+    sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE, include/uapi/asm-generic/socket.h
+    sock.settimeout(quiet)
+    numbers = []
+    with suppress(TimeoutError):
+        while True:
+            numbers.append(struct.unpack("!I", sock.recv(64))[0])
+    return numbers
+
+
+def echo_stream(port: int) -> int:
+    """Send back what the one who connects sends, until he closes: how much had to be sent again."""
+    _open["tcp", port].settimeout(10)
+    connection, _ = _open["tcp", port].accept()
+    with connection:
+        connection.settimeout(10)
+        while part := connection.recv(4096):
+            connection.sendall(part)
+        return _sent_again(connection)
+
+
+def ask_and_wait(address: str, port: int, seconds: float) -> tuple[int, int]:
+    """One connection that asks and waits for its answer, again and again: how often, how much had to be sent again."""
+    end, times = time.monotonic() + seconds, 0
+    with socket.create_connection((address, port), timeout=10) as sock:
+        while time.monotonic() < end:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            times += 1
+            time.sleep(0.0005)
+        return times, _sent_again(sock)
+
+
+def _sent_again(sock: socket.socket) -> int:
+    """tcpi_total_retrans of struct tcp_info, include/uapi/linux/tcp.h."""
+    return int(struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100)[0])

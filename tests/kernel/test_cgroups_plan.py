@@ -42,6 +42,7 @@ def test_v1_writes_each_limit_into_its_own_hierarchy(host: FakeHost) -> None:
         "cpuset/batchns/j1/cpuset.mems": "0",
         "memory/batchns/j1/memory.limit_in_bytes": str(1 << 30),
         "memory/batchns/j1/memory.memsw.limit_in_bytes": str(1 << 30),
+        "memory/batchns/j1/memory.kmem.tcp.limit_in_bytes": str(1 << 30),
         "pids/batchns/j1/pids.max": "64",
         "blkio/batchns/j1/blkio.bfq.weight": "500",
     }
@@ -117,7 +118,7 @@ def test_the_memory_limit_is_written_before_the_one_with_swap(host: FakeHost) ->
     """The kernel refuses a memory limit above the one for memory and swap."""
     host.mount("memory", "memory")
     files = [Path(write.path).name for write in host.driver().plan("j1", Limits(memory=1)).writes]
-    assert files == ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+    assert files[:2] == ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
 
 
 def test_v1_makes_no_cpuset_for_a_job_that_asks_for_none(host: FakeHost) -> None:
@@ -131,7 +132,8 @@ def test_mounted_together_is_one_directory_and_one_join(host: FakeHost) -> None:
     plan = host.driver().plan("j1", Limits(cpu_shares=10))
     assert plan.directories == (f"{host.root}/cpu,cpuacct/batchns/j1",)
     assert plan.joins == (f"{host.root}/cpu,cpuacct/batchns/j1/tasks",)
-    assert plan.final_reads == (f"{host.root}/cpu,cpuacct/batchns/j1/cpuacct.usage",)
+    together = f"{host.root}/cpu,cpuacct/batchns/j1"
+    assert plan.final_reads == (f"{together}/cpuacct.usage", f"{together}/cpuacct.stat")
 
 
 def test_a_cpuset_mounted_with_others_always_gets_cpus_and_nodes(host: FakeHost) -> None:
@@ -292,11 +294,13 @@ def test_a_reading_is_what_the_kernel_says(host: FakeHost) -> None:
     driver = host.driver()
     limits = Limits(memory=5000)
     plan = driver.plan("j1", limits)
-    limit, swap = (write.path for write in plan.writes)
-    full = driver.readings(limits, plan, {limit: "4096\n", swap: "4096\n"})["memory"]
+    limit, swap, tcp = (write.path for write in plan.writes)
+    full = driver.readings(limits, plan, {limit: "4096\n", swap: "4096\n", tcp: "4096\n"})["memory"]
     assert full == LimitReading(4096, "memory.limit_in_bytes")
-    partly = driver.readings(limits, plan, {limit: "4096\n", swap: errno.ENOENT})["memory"]
+    partly = driver.readings(limits, plan, {limit: "4096\n", swap: errno.ENOENT, tcp: errno.ENOENT})["memory"]
     assert (partly.value, "swap is not counted" in partly.why) == (4096, True)
+    partly = driver.readings(limits, plan, {limit: "4096\n", swap: "4096\n", tcp: errno.ENOENT})["memory"]
+    assert (partly.value, "TCP sockets" in partly.why) == (4096, True)
     refused = driver.readings(limits, plan, {limit: errno.EBUSY, swap: errno.EBUSY})["memory"]
     assert (refused.value, refused.why) == (None, "the kernel refused 5000: Device or resource busy")
     unset = render.readings(limits, plan, {limit: "max\n", swap: "max\n"})["memory"]
@@ -373,5 +377,5 @@ def test_what_the_host_does_not_tell_is_none_and_not_zero(version: str, host: Fa
 
 
 def test_stacked_devices_are_not_counted_twice() -> None:
-    assert parse.v1_io_bytes("253:0 Read 10\n8:0 Read 10\nTotal 20\n", {"253:0"}) == (10, 0)
-    assert parse.v2_io_bytes("253:0 rbytes=10 wbytes=1\n8:0 rbytes=10 wbytes=1\n", {"253:0"}) == (10, 1)
+    assert parse.v1_io("253:0 Read 10\n8:0 Read 10\nTotal 20\n", {"253:0"}) == (10, 0)
+    assert parse.v2_io("253:0 rbytes=10 wbytes=1\n8:0 rbytes=10 wbytes=1\n", stacked={"253:0"}) == (10, 1)

@@ -15,7 +15,8 @@ import pytest
 from network_world import HOST, OUTSIDE, POOL, UPLINK, Place, World, nft, open_world
 
 from batchns.errors import HostError
-from batchns.kernel.network import firewall, rules
+from batchns.kernel.network import nft as nft_program
+from batchns.kernel.network import rules
 from batchns.kernel.network.firewall import Firewall
 
 pytestmark = pytest.mark.kernel
@@ -276,12 +277,12 @@ def test_a_pool_that_the_host_uses_is_refused_before_anything_is_changed(world: 
 def test_a_machine_without_nft_is_told_what_to_install(
     world: World, run_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firewall, "_PROGRAMS", "/nowhere")
+    monkeypatch.setattr(nft_program, "_PROGRAMS", "/nowhere")
     with pytest.raises(HostError, match="apt-get install nftables"):
         holder(run_folder).hold()
     assert forwarding() == "0"
     assert leftovers(run_folder) == ["lock"]
-    assert ["apt-get install nftables" in problem for problem in firewall.problems()] == [True]
+    assert ["apt-get install nftables" in problem for problem in nft_program.problems()] == [True]
 
 
 def test_rules_that_the_kernel_refuses_leave_nothing_behind(
@@ -306,18 +307,18 @@ def test_a_foreign_drop_of_forwarded_packets_is_a_problem_until_it_lets_jobs_pas
     world: World, run_folder: str, table: str
 ) -> None:
     chain = f"{table} FORWARD"
-    assert firewall.problems() == []
+    assert nft_program.problems() == []
     job = world.job(world.plan())
     world.outside.call(programs.listen, "tcp", PORT)
     nft(f"add table {table}; add chain {chain} {{ type filter hook forward priority 0; policy drop; }}")
     with holder(run_folder):
         assert job.call(programs.connect, OUTSIDE, PORT) == "timeout"
-        (problem,) = firewall.problems()
+        (problem,) = nft_program.problems()
         assert chain in problem
         # What the message says for nft; for iptables the same two rules.
         nft(f'insert rule {chain} iifname "bns*" accept')
         nft(f'insert rule {chain} oifname "bns*" ct state established,related accept')
-        assert firewall.problems() == []
+        assert nft_program.problems() == []
         assert job.call(programs.connect_at_last, OUTSIDE, PORT) == "connected"
 
 

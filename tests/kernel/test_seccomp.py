@@ -125,6 +125,7 @@ def test_of_netlink_there_is_the_routing_protocol_only(program: bytes) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], int], int]] = {
+    "io_setup": (lambda: call(number("io_setup"), 1, b"\0" * 8), errno.ENOSYS),
     "io_uring_setup": (lambda: call(425, 1, b"\0" * 120), errno.ENOSYS),
     "keyctl": (lambda: call(number("keyctl"), 0, -3, 0), errno.ENOSYS),
     "add_key": (lambda: call(number("add_key"), b"user", b"batchns-test", b"x", 1, -2), errno.ENOSYS),

@@ -80,7 +80,9 @@ def make_plan(
 
 def inits() -> list[str]:
     """The pids of the inits of this process's launcher: its children without the zygote."""
-    (launcher,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    # The youngest: an earlier test may have left this process one that is about to end.
+    launcher = children[-1]
     pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     return [pid for pid in pids if _name(pid) == "batchns-init"]
 

@@ -17,6 +17,7 @@ from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
 from batchns.kernel.network.types import NetworkPlan
 from batchns.launch.client import Launcher
+from batchns.launch.entries import HANG_UP
 from batchns.launch.plan import Plan
 from batchns.model.job import Identity, Isolation
 from batchns.model.submitter import Submitter
@@ -77,6 +78,21 @@ def beside(plan: Plan, work: Callable[[Launcher, int], Awaitable[Any]]) -> Any:
             assert ended.left == ()
 
     return in_launcher(run)
+
+
+async def until(true: Callable[[], Any], seconds: float = 10) -> None:
+    with trio.fail_after(seconds):
+        while not true():
+            await trio.sleep(0.01)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def names_below(pid: int | str) -> list[str]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sorted(Path(f"/proc/{child}/comm").read_text().strip() for child in children)
 
 
 def sleeping(folder: Path, **more: Any) -> Plan:
@@ -213,15 +229,103 @@ def test_the_end_of_the_job_is_its_end(folder):
     assert in_launcher(work) == ((), None, False)
 
 
-def test_signals_reach_it(folder):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_signals_reach_it_and_its_group(folder, number):
+    plan = sleeping(folder)
+
+    async def work(launcher, pid):
+        script = "sleep 60 & echo $! > child; exec sleep 60"
+        entered = await begin(launcher, plan, "/bin/sh", "-c", script)
+        await until(lambda: (folder / "child").exists() and (folder / "child").read_text())
+        await entered.signal(number)
+        assert (await entered.wait()).signal == number
+        child = (folder / "child").read_text().strip()
+        told, _ = await enter(launcher, plan, "/bin/sh", "-c", f"grep State /proc/{child}/status || echo gone")
+        return told, Path(f"/proc/{pid}").exists()
+
+    told, goes_on = beside(plan, work)
+    assert "gone" in told or "Z (zombie)" in told
+    assert goes_on
+
+
+def test_one_that_is_stopped_goes_on_when_it_is_told_to(folder):
     plan = sleeping(folder)
 
     async def work(launcher, pid):
         entered = await begin(launcher, plan, "sleep", "60")
+        for number, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
+            await entered.signal(number)
+            await until(lambda state=state: state_of(entered.pid) == state)
         await entered.signal(signal.SIGTERM)
         return (await entered.wait()).signal
 
     assert beside(plan, work) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_one_that_is_hung_up_may_put_its_things_in_order(folder, stopped):
+    plan = sleeping(folder)
+
+    async def work(launcher, pid):
+        script = "trap 'exit 5' HUP; touch in; while :; do sleep 0.05; done"
+        entered = await begin(launcher, plan, "/bin/sh", "-c", script)
+        await until((folder / "in").exists)
+        if stopped:
+            await entered.signal(signal.SIGSTOP)
+            await until(lambda: state_of(entered.pid) == "T")
+        await entered.hang_up()
+        return (await entered.wait()).exit_code
+
+    assert beside(plan, work) == 5
+
+
+def test_one_that_does_not_heed_it_is_killed_with_its_group_and_the_job_goes_on(folder):
+    plan = sleeping(folder)
+
+    async def work(launcher, pid):
+        script = "trap '' HUP; sleep 60 & echo $! > child; touch in; wait; sleep 60"
+        entered = await begin(launcher, plan, "/bin/sh", "-c", script)
+        await until((folder / "in").exists)
+        began = time.monotonic()
+        for _ in range(3):
+            await entered.hang_up()
+        assert (await entered.wait()).signal == signal.SIGKILL
+        took = time.monotonic() - began
+        child = (folder / "child").read_text().strip()
+        told, _ = await enter(launcher, plan, "/bin/sh", "-c", f"grep State /proc/{child}/status || echo gone")
+        await entered.hang_up()  # it has ended: no error
+        return took, told, Path(f"/proc/{pid}").exists()
+
+    took, told, goes_on = beside(plan, work)
+    assert HANG_UP <= took < HANG_UP + 2
+    assert "gone" in told or "Z (zombie)" in told
+    assert goes_on
+
+
+@pytest.mark.parametrize("size", [None, (24, 80)])
+def test_what_begins_after_whoever_asked_was_cancelled_is_hung_up(folder, size):
+    plan = sleeping(folder)
+
+    async def work(launcher, pid):
+        (other,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        before = len(os.listdir("/proc/self/fd"))
+        heard: list[str] = []
+        hear = launcher._heard
+        launcher._heard = lambda value, fds: (heard.append(value["event"]), hear(value, fds))
+        os.kill(int(other), signal.SIGSTOP)
+        try:
+            with trio.move_on_after(0.2) as scope:
+                if size is None:
+                    await begin(launcher, plan, "sleep", "60")
+                else:
+                    await launcher.enter(plan.attempt, ("sleep", "60"), size=size)
+            assert scope.cancelled_caught
+        finally:
+            os.kill(int(other), signal.SIGCONT)
+        await until(lambda: heard == ["entered", "left"])
+        return len(os.listdir("/proc/self/fd")) - before, Path(f"/proc/{pid}").exists()
+
+    assert beside(plan, work) == (0, True)
 
 
 def test_what_cannot_be_entered_is_told_and_the_job_goes_on(folder):
@@ -257,9 +361,7 @@ def test_fifty_of_them_leave_nothing(folder):
             async with trio.open_nursery() as nursery:
                 for _ in range(10):
                     nursery.start_soon(enter, launcher, plan, "true")
-        children = Path(f"/proc/{launcher_pid}/task/{launcher_pid}/children").read_text().split()
-        names = sorted(Path(f"/proc/{child}/comm").read_text().strip() for child in children)
-        return len(os.listdir(f"/proc/{launcher_pid}/fd")) - before, names
+        return len(os.listdir(f"/proc/{launcher_pid}/fd")) - before, names_below(launcher_pid)
 
     assert beside(plan, work) == (0, ["batchns-init", "batchns-zygote"])
 

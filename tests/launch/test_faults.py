@@ -8,6 +8,8 @@ and nothing left of the job.
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from errno import EIO
 from pathlib import Path
 
@@ -18,11 +20,16 @@ from batchns.kernel.cgroups.detect import open_driver
 from batchns.kernel.cgroups.interface import Limits
 from batchns.kernel.network.addresses import network_plan
 from batchns.launch import client
+from batchns.launch.plan import Mount, Plan
+from batchns.model.job import Bind, Isolation
 from batchns.supervise.devices import BASE
 
+from ..images import image_in, need_squashfs
 from .conftest import in_launcher, inits, make_plan
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+Make = Callable[[Path], Plan]
 
 INJECT = """
 import os, sys
@@ -49,11 +56,17 @@ def counted(name, function):
         return function(*args, **kwargs)
     return call
 os.dup2(os.open({control!r}, os.O_RDWR), 900, inheritable=False)
+import fcntl, resource
+from batchns.kernel import landlock
+from batchns.launch import identity
 for module, names in (
+    (landlock, "ruleset restrict"), (identity, "load"), (resource, "setrlimit"), (fcntl, "ioctl"),
+    (syscalls, "_fsconfig reconfigure"),
     (syscalls, "clone3 unshare openat2 open_tree move_mount mount_setattr fsmount pivot_root umount_detach sethostname"
                " prctl set_capabilities join_new_session_keyring setns"),
     (bpf, "load attach count"), (devices, "write_rules"),
-    (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid fchown"),
+    (os, "mkdir mknod symlink setgroups setresuid setresgid chdir fchdir posix_spawn setsid fchown chown chmod fstat"
+         " open write"),
     (userns, "map_ids"), (link.Socket, "exchange"), (files, "write write_and_read_back"),
 ):
     for name in names.split():
@@ -79,20 +92,68 @@ main({fd})
     [
         ("launcher", 11, {"cgroup", "device rules", "map ids"}),
         ("zygote", 1, {"clone3"}),
-        ("init", 100, {"mount root", "mount bind", "identity", "exec"}),
+        ("init", 100, {"mount root", "mount bind", "landlock", "seccomp", "limits", "identity", "exec"}),
     ],
     ids=["launcher", "zygote", "init"],
 )
 def test_whatever_fails_is_named_and_leaves_nothing(folder, tmp_path, monkeypatch, process, calls, named):
+    steps = each_failure(folder, monkeypatch, tmp_path, process, plain)
+    assert len(steps) >= calls, f"only {len(steps)} calls were seen"
+    assert named <= {*steps}
+
+
+@pytest.mark.parametrize(
+    ("process", "named"),
+    [("launcher", {"map ids"}), ("init", {"rootfs", "rootfs overlay", "mount nodes", "mount cover", "script"})],
+    ids=["launcher", "init"],
+)
+def test_so_it_is_for_a_job_with_all_that_there_is(folder, tmp_path, monkeypatch, image, process, named):
+    """An image of its own with a writable layer, a device node, a file of batchns's, binds that are id-mapped, a
+    script, and the host's network with rates.
+    """
+
+    def full(folder: Path) -> Plan:
+        isolation = Isolation(rootfs=str(image), overlay=1 << 20, binds=(Bind(str(folder), "/mnt/deep/er"),))
+        plan = make_plan(folder, script="test -e /bin/sh", isolation=isolation)
+        more = (Mount("nodes", "/dev", options=("unit/one c 1 3",)), Mount("cover", "/etc/hosts", "/etc/hosts"))
+        return plan._replace(
+            rootfs=plan.rootfs._replace(image=True),
+            mounts=(*plan.mounts[:-2], *more, *plan.mounts[-2:]),
+            network=network_plan("host", plan.attempt, "", 50_000_000, 50_000_000, 1500),
+            base=plan.base._replace(own_network=False),
+        )
+
+    steps = each_failure(folder, monkeypatch, tmp_path, process, full)
+    assert named <= {*steps}
+    assert [path for path in loops() if path == str(image)] == []
+
+
+@pytest.fixture
+def image() -> Iterator[Path]:
+    """A shell, in a squashfs."""
+    need_squashfs()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "batchns-test", "/srv"], check=True)
+    try:
+        yield image_in(Path("/srv"))
+    finally:
+        subprocess.run(["umount", "-l", "/srv"], check=True)
+
+
+def loops() -> list[str]:
+    return [path.read_text().strip() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+
+
+def each_failure(folder: Path, monkeypatch, tmp_path: Path, process: str, make: Make) -> list[str]:
     control = inject(monkeypatch, tmp_path, process)
     driver = open_driver()
     driver.prepare()
     try:
-        steps = in_launcher(lambda launcher: fail_each_call(launcher, folder, driver, control), timeout=240)
+        steps: list[str] = in_launcher(
+            lambda launcher: fail_each_call(launcher, folder, driver, control, make), timeout=240
+        )
+        return steps
     finally:
         driver.release()
-    assert len(steps) >= calls, f"only {len(steps)} calls were seen"
-    assert named <= {*steps}
 
 
 def inject(monkeypatch, tmp_path: Path, process: str) -> Path:
@@ -144,36 +205,34 @@ def test_whatever_fails_in_entering_is_named_and_the_job_goes_on(folder, tmp_pat
     assert named | ({"terminal"} if terminal else set()) <= {*steps}
 
 
-async def fail_each_call(launcher, folder, driver, control) -> list[str]:
+async def fail_each_call(launcher, folder, driver, control, make: Make) -> list[str]:
     """The step that each failure was told as ("" where the job ran all the same), until no call is left to fail."""
     steps = []
-    await launch_once(launcher, folder, driver)  # the zygote's own beginning is not a launch
+    await launch_once(launcher, folder, driver, make)  # the zygote's own beginning is not a launch
     for number in range(1, 1000):
         control.write_bytes(str(number).encode().ljust(16))
-        steps.append(await launch_once(launcher, folder, driver))
+        steps.append(await launch_once(launcher, folder, driver, make))
         if not control.read_bytes().endswith(b"fired"):
             return steps[:-1]
     pytest.fail("the injections never came to an end")
 
 
-async def launch_once(launcher, folder, driver) -> str:
+def plain(folder: Path) -> Plan:
     plan = make_plan(folder, command=("true",))
+    address = f"10.213.255.{1 + int(plan.attempt.partition('-')[2]) % 250}"
+    return plan._replace(network=network_plan("private", plan.attempt, address, 50_000_000, 50_000_000, 1500))
+
+
+async def launch_once(launcher, folder, driver, make: Make) -> str:
+    plan = make(folder)
     cgroup = driver.plan(plan.attempt, Limits(cpu_shares=512, memory=64 << 20, pids=32, devices=BASE))
-    network = network_plan(
-        "private",
-        plan.attempt,
-        f"10.213.255.{1 + int(plan.attempt.partition('-')[2]) % 250}",
-        50_000_000,
-        50_000_000,
-        1500,
-    )
-    plan = plan._replace(cgroup=cgroup, network=network)
+    plan = plan._replace(cgroup=cgroup)
     step = ""
     null = os.open("/dev/null", os.O_RDWR)
     try:
         await launcher.launch(plan, null, null, null)
         ended = await launcher.wait(plan.attempt)
-        assert ended.exit_code == 0
+        assert ended.exit_code == 0 or "injected" in ended.unread
         assert all("injected" in told for told in ended.left)
     except StepError as error:
         assert "injected" in error.path or error.errno == EIO, str(error)

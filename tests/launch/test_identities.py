@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from errno import EACCES
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,95 @@ def test_a_bound_folder_of_somebody_else_is_not_the_jobs_to_write(home, identity
     assert [entry.name for entry in theirs.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("identity", EVERY)
+@pytest.mark.parametrize("kind", ["a file", "a folder", "two folders"])
+def test_a_mount_point_in_another_bind_is_nothing_that_root_makes(home, identity, kind):
+    """The second bind lies in the first: what it lacks there would be made in somebody else's folder."""
+    theirs = home.parent / "open"
+    theirs.mkdir()
+    source = home / ("secret" if kind == "a file" else "inner")
+    target = "/mnt/a/b" if kind == "two folders" else "/mnt/nologin"
+    caught = refused(home, identity, Bind(str(theirs), "/mnt"), Bind(str(source), target))
+    assert (caught.step, caught.path) == ("mount bind", target)
+    assert "make it there first" in str(caught)
+    assert list(theirs.iterdir()) == []
+
+
+@pytest.mark.parametrize("identity", EVERY)
+def test_a_mount_point_in_a_bind_of_the_submitters_own_is_the_submitters(home, identity):
+    """The positive control of the test above: there a user makes it, and an id-mapped folder has no room for that."""
+    binds = (Bind(str(home), "/mnt"), Bind(str(home / "inner"), "/mnt/made"))
+    if identity is Identity.PRIVATE:
+        assert refused(home, identity, *binds).path == "/mnt/made"
+        return
+    assert output(home, "cat /mnt/made/file", identity, binds=binds) == "readable"
+    assert (home / "made").stat().st_uid == ALICE.uid
+
+
+def test_where_a_bind_goes_says_nothing_of_what_the_submitter_may_not_look_into(home):
+    """A name that is there, and one that is not: the same answer."""
+    hidden = [home.parent / "bob" / name for name in ("inner", "nothing")]
+    found = [refused(home, Identity.SELF, Bind(str(home / "inner"), str(path))) for path in hidden]
+    assert [(one.step, one.errno, one.hint) for one in found] == [("mount bind", EACCES, found[0].hint)] * 2
+
+
+@pytest.mark.parametrize("source", ["/proc", "/proc/sys", "/sys", "/sys/fs/cgroup", "/dev/pts", "/dev/mqueue"])
+def test_file_systems_of_the_kernel_are_no_folders_to_bind(home, source):
+    """They show, and some of them change, what is the machine's or other jobs'."""
+    if not os.path.isdir(source):
+        pytest.skip("this host has none")
+    caught = refused(home, Identity.SELF, Bind(source, "/mnt"))
+    assert (caught.step, caught.path) == ("mount bind", source)
+    assert "of the kernel" in str(caught)
+
+
+def test_a_folder_with_one_of_them_in_it_is_none_either(home):
+    inside = home.parent / "chroot" / "a b"
+    (inside / "proc").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "proc", "proc", inside / "proc"], check=True)
+    caught = refused(home, Identity.SELF, Bind(str(inside.parent), "/mnt"))
+    assert (caught.step, caught.path) == ("mount bind", str(inside.parent))
+    assert "of the kernel" in str(caught)
+    beside = home.parent / "chroot2"
+    beside.mkdir()
+    assert output(home, "ls /mnt", Identity.SELF, binds=(Bind(str(beside), "/mnt"),)) == ""
+
+
+@pytest.mark.parametrize("what", ["bind", "rootfs"])
+def test_a_file_system_that_cannot_be_id_mapped_is_said_with_what_to_do(home, what):
+    """Root's jobs have ids of their own. NFS is such a file system, and so is this one."""
+    other = home.parent / "other"
+    other.mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "batchns-test", other], check=True)
+    os.chown(other, ALICE.uid, ALICE.gid)
+    bind = (Bind(str(other), "/mnt"),) if what == "bind" else ()
+    isolation = Isolation(binds=bind, rootfs=None if bind else str(other))
+    caught = refused(home.parent / "root", None, submitter=ROOT, isolation=isolation)
+    assert (caught.step, caught.path) == ("mount bind" if bind else "rootfs", str(other))
+    assert "its file system cannot be id-mapped" in caught.hint and "ordinary user" in caught.hint
+    if bind:  # the positive control
+        assert output(home, "ls /mnt", Identity.SELF, binds=bind) == ""
+
+
+def refused(
+    home: Path,
+    identity: Identity | None,
+    *binds: Bind,
+    submitter: Submitter = ALICE,
+    isolation: Isolation | None = None,
+) -> StepError:
+    """Why a job with these binds does not start."""
+    isolation = isolation or Isolation(identity=identity, binds=binds)
+    plan = make_plan(home, submitter=submitter, script="ls -R /mnt", isolation=isolation)
+
+    async def work(launcher):
+        with pytest.raises(StepError) as caught:
+            await run_plan(launcher, plan)
+        return caught.value
+
+    return in_launcher(work)
+
+
 def test_groups_of_the_submitter_are_the_jobs_and_those_of_root_are_not(home):
     shared = home.parent / "shared"
     shared.write_text("for the group")
@@ -148,7 +238,7 @@ def test_groups_of_the_submitter_are_the_jobs_and_those_of_root_are_not(home):
 @pytest.mark.parametrize("identity", EVERY)
 def test_the_command_can_neither_end_nor_read_its_init(home, identity):
     # It takes on its own identity just after it has started the command.
-    wait = "while grep -q \"^Uid:.$(id -u)\" /proc/1/status; do :; done"
+    wait = 'while grep -q "^Uid:.$(id -u)" /proc/1/status; do :; done'
     script = f"{wait}; kill -9 1; kill -STOP 1; cat /proc/1/environ /proc/1/maps; ls /proc/1/fd/ /proc/1/cwd; echo done"
     text = output(home, f"({script}) 2>&1", identity)
     assert text.count("not permitted") == 2
@@ -198,22 +288,22 @@ async def inline(function, *, late=None):
 
 
 def test_output_files_are_the_submitters_and_only_where_it_may_write(home):
-    files = Outputs(inline, ALICE)
-    os.close(files.open("stdout", str(home / "out")))
+    files = Outputs(inline)
+    os.close(files.open("", "stdout", str(home / "out"), ALICE))
     assert (home / "out").stat().st_uid == ALICE.uid
     for place in (home.parent / "bob" / "inner" / "out", home.parent / "made"):
         with pytest.raises(UserError, match="permission denied"):
-            files.open("stdout", str(place))
+            files.open("", "stdout", str(place), ALICE)
         assert not place.exists() if place.parent == home.parent else True
     assert os.access(home.parent / "root" / "secret", os.R_OK)  # this thread is root again
-    os.close(Outputs(inline, ROOT).open("stdout", str(home.parent / "made")))
+    os.close(files.open("", "stdout", str(home.parent / "made"), ROOT))
 
 
 def test_an_existing_file_of_another_user_is_not_emptied(home):
     victim = home.parent / "victim"
     victim.write_text("keep me")
     with pytest.raises(UserError, match="permission denied"):
-        Outputs(inline, ALICE).open("stdout", str(victim))
+        Outputs(inline).open("", "stdout", str(victim), ALICE)
     assert victim.read_text() == "keep me"
 
 

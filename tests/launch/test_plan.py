@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -9,9 +11,23 @@ from hypothesis import strategies as st
 
 from batchns.errors import UserError
 from batchns.kernel.cgroups.interface import CgroupPlan, Device, DevicePlan, Write
-from batchns.kernel.network.types import NetworkPlan
-from batchns.launch import build
-from batchns.launch.plan import Base, Command, Credentials, IdMap, Ids, Mount, Owner, Plan, Rootfs, from_wire, to_wire
+from batchns.kernel.network.types import NetworkPlan, Shapers
+from batchns.launch import build, init
+from batchns.launch.plan import (
+    Base,
+    Command,
+    Credentials,
+    IdMap,
+    Ids,
+    Mount,
+    Owner,
+    Plan,
+    Rootfs,
+    from_wire,
+    of_launcher,
+    to_init,
+    to_wire,
+)
 from batchns.launch.sandbox import OPERATIONS, SCRIPT
 from batchns.model.job import Bind, Isolation, JobSpec
 from batchns.model.submitter import Submitter
@@ -42,14 +58,14 @@ plans = st.builds(
     st.lists(st.builds(Mount, text, text, text, texts), max_size=4).map(tuple),
     st.builds(Ids, maps, maps),
     st.builds(Ids, maps, maps),
-    st.builds(Credentials, number, number, numbers, number, st.builds(Owner, number, number, numbers)),
+    st.builds(Credentials, number, number, numbers, number, st.builds(Owner, number, number, numbers), number),
     st.builds(
         Command,
         texts,
         st.lists(st.tuples(text, text), max_size=3).map(tuple),
         text,
         text,
-        st.lists(st.tuples(number, number), max_size=3).map(tuple),
+        st.lists(st.tuples(number, number, number), max_size=3).map(tuple),
         number,
     ),
     text,
@@ -60,6 +76,29 @@ plans = st.builds(
 @given(plans)
 def test_a_plan_survives_the_wire(plan):
     assert from_wire(to_wire(plan)) == plan
+
+
+@given(plans)
+def test_init_gets_what_it_needs_of_a_plan(plan):
+    got = of_launcher(to_init(plan))
+    needed = ("hostname", "network", "rootfs", "mounts", "credentials", "command", "seccomp")
+    assert {name: getattr(got, name) for name in needed} == {name: getattr(plan, name) for name in needed}
+    assert got.cgroup.joins == plan.cgroup.joins
+    assert type(got.mounts) is tuple and {type(mount) for mount in got.mounts} <= {Mount}
+    assert [type(getattr(got, name)) for name in needed] == [type(getattr(plan, name)) for name in needed]
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.floats(0, 1e6)),
+    st.none() | number,
+    st.none() | number,
+    st.lists(st.text(), max_size=2),
+)
+def test_what_init_tells_is_json(phases, egress, ingress, names):
+    told = json.loads(init.ready(phases, Shapers(egress, ingress), names))
+    assert told["shapers"] == {"egress": egress, "ingress": ingress}
+    assert told["phases"] == pytest.approx(phases, abs=1e-6)
+    assert told["confined"] == names
 
 
 def attempt(**spec) -> build.Attempt:
@@ -88,7 +127,9 @@ def test_the_same_attempt_gives_the_same_plan():
 
 def test_every_mount_is_an_operation_that_the_sandbox_knows():
     plan = build.build(evolve(attempt(), nodes=(("/dev/nvidia0", Device("c", 195, 0)),)), host_paths=ALL)
-    assert {mount.kind for mount in (*plan.base.mounts, *plan.mounts)} == set(OPERATIONS)
+    on_disk = build.build(evolve(attempt(), disk="/srv/scratch/one.ext4"), host_paths=ALL)
+    assert "resize" not in {mount.kind for mount in on_disk.mounts}
+    assert {mount.kind for mount in (*plan.base.mounts, *plan.mounts, *on_disk.mounts)} == set(OPERATIONS)
 
 
 def test_a_job_with_the_usual_scratch_has_nothing_to_resize():

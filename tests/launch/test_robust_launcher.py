@@ -230,7 +230,7 @@ def test_the_callers_keys_are_not_the_jobs(folder):
 def test_a_client_that_does_not_read_gets_every_answer_when_it_does(monkeypatch):
     """Answers wait when its socket is full, in their order, and nothing else of the launcher does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    monkeypatch.setattr("batchns.launch.zygote.start", lambda: (ours, 0))
+    monkeypatch.setattr("batchns.launch.zygote.start", lambda **_: (ours, 0))
     with ours, theirs:
         launcher = Launcher(theirs)
         launcher._watch(theirs.fileno(), launcher._request)

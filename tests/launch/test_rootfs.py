@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from batchns.errors import StepError
-from batchns.launch.plan import Plan
+from batchns.launch.plan import Plan, Version
 from batchns.model.job import Bind, Identity, Isolation
 from batchns.model.submitter import ROOT, Submitter
 
@@ -195,6 +195,26 @@ def test_an_image_that_a_user_could_have_made_is_refused(image, work):
     for path, mode in ((own, 0o644), (image, 0o664), (image, 0o646)):
         path.chmod(mode)
         assert "an image belongs to root" in refusal(work, path, change=listed)
+    assert loops() == []
+
+
+def test_an_image_is_the_version_that_was_checked(image, root, work):
+    """Also when another file has the same content, and when a folder has taken its place."""
+
+    def version(of: Path) -> Callable[[Plan], Plan]:
+        wanted = tuple(Version.of(of.stat()))
+        return lambda plan: plan._replace(rootfs=plan.rootfs._replace(image=True, version=wanted))
+
+    assert output(work, image, "cat /etc/who", change=version(image)) == "not the host\n"
+    twin = image.with_name("twin.squashfs")
+    shutil.copy2(image, twin)
+    for path in (twin, root):
+        assert "since its digest was checked" in (told := refusal(work, path, change=version(image))) or (
+            "when its digest was checked" in told
+        )
+    before = version(image)
+    os.utime(image)
+    assert "it has changed since its digest was checked" in refusal(work, image, change=before)
     assert loops() == []
 
 

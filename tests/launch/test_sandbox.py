@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import signal
 import stat
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from batchns.launch import build
 from batchns.model.job import Bind, Isolation
 
-from .conftest import ID_START
+from .conftest import ID_START, in_launcher, make_plan
 
 pytestmark = pytest.mark.kernel
 
@@ -214,6 +218,75 @@ def test_the_command_has_a_session_of_its_own_and_no_core_dumps(run):
     sid, pid, soft, hard, score, hostname, mask = outcome.output.split()
     assert sid == pid
     assert (soft, hard, score, hostname, mask) == ("0", "0", "500", "test", "0022")
+
+
+def test_limits_are_the_same_whoever_started_batchns(run):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4000, hard), hard))
+    try:
+        text = run(script="cat /proc/self/limits").output
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = {line[:26].strip(): tuple(line[26:].split()[:2]) for line in text.splitlines()}
+    assert found["Max core file size"] == ("1", "1")
+    assert found["Max locked memory"] == ("8388608", "8388608")
+    assert found["Max open files"][0] == "1024"
+    assert (found["Max nice priority"], found["Max realtime priority"]) == (("0", "0"), ("0", "0"))
+
+
+@pytest.fixture
+def core_program(tmp_path):
+    """A program that the kernel of a virtual machine starts for each core: the file says whether it has been."""
+    if "User Mode Linux" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("core_pattern is everybody's: it is changed in a virtual machine only")
+    program, started, pattern = tmp_path / "core", tmp_path / "started", Path("/proc/sys/kernel/core_pattern")
+    program.write_text(f"#!/bin/sh\ntouch {started}\n")
+    program.chmod(0o755)
+    before = pattern.read_text()
+    pattern.write_text(f"|{program}")
+    yield started
+    pattern.write_text(before)
+
+
+def test_a_crash_starts_no_program_of_the_hosts(run, core_program):
+    """With no limit but the usual one of 0 the kernel does: it runs as root, outside of the job."""
+    subprocess.run(["sh", "-c", "ulimit -c 0; sh -c 'kill -SEGV $$'; exit 0"], check=True)
+    time.sleep(1)
+    shown = core_program.exists()
+    core_program.unlink(missing_ok=True)
+    assert run(script="sh -c 'kill -SEGV $$'; exit 0").exit_code == 0
+    time.sleep(1)
+    assert (shown, core_program.exists()) == (True, False)
+
+
+def may_lower_scores():
+    return int(re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1], 16) >> 24 & 1
+
+
+@pytest.mark.skipif(not may_lower_scores(), reason="needs CAP_SYS_RESOURCE")
+def test_no_process_of_a_job_lowers_the_score_that_it_was_given(folder):
+    """Also where batchns itself is one that the kernel hardly ever kills, as its unit says."""
+    score = Path("/proc/self/oom_score_adj")
+    lower = "for n in -900 -1 0 499; do (echo $n > /proc/self/oom_score_adj) 2> /dev/null && echo lowered; done; "
+    plan = make_plan(folder, script=f"{lower} cat /proc/self/oom_score_adj; touch told; sleep 60")
+
+    async def work(launcher):
+        memory = os.memfd_create("output")
+        null = os.open("/dev/null", os.O_RDONLY)
+        started = await launcher.launch(plan, null, memory, memory)
+        while not (folder / "told").exists():
+            await trio.sleep(0.05)
+        await launcher.signal(plan.attempt, signal.SIGKILL)
+        found = os.pread(memory, 1000, 0).decode().split(), Path(f"/proc/{started.pid}/oom_score_adj").read_text()
+        os.close(null)
+        os.close(memory)
+        return found
+
+    score.write_text("-900")
+    try:
+        assert in_launcher(work) == (["500"], "0\n")
+    finally:
+        score.write_text("0")
 
 
 def test_a_script_runs_by_its_interpreter_line(run):

@@ -168,6 +168,8 @@ class FakeDriver:
     not_in_force: tuple[str, ...] = ()  # found only when it runs
     freezes: bool = True
     thaw_failures: int = 0
+    move_failures: int = 0  # the CPUs are not to be had
+    thawed_on: list[tuple[str, str]] = field(factory=list)  # (attempt, the CPUs that it was moved to before)
     vanished: bool = False  # the cgroups are gone when someone freezes them
     squeezes: bool = True
     squeezed_to: int = GIB
@@ -177,6 +179,8 @@ class FakeDriver:
     cpu_seconds: float | None = 0.0  # of all jobs
 
     def prepare(self) -> None: ...
+
+    def bound(self, pids: int) -> None: ...
 
     def release(self) -> None: ...
 
@@ -212,6 +216,7 @@ class FakeDriver:
         if self.thaw_failures:
             self.thaw_failures -= 1
             return False
+        self.thawed_on.append((name, next((cpus for moved, cpus, _ in self.moves[::-1] if moved == name), "its own")))
         if name in self.squeezed:
             self.thawed_with.append(self.squeezed[name])
         self.host.processes[name].frozen = False
@@ -230,6 +235,9 @@ class FakeDriver:
         return process.behaviour.dies
 
     def set_cpus(self, name: str, cpus: str, mems: str) -> LimitReading:
+        if self.move_failures:
+            self.move_failures -= 1
+            raise OSError(errno.ENOSPC, "No space left on device", "cpuset.cpus")
         self.moves.append((name, cpus, mems))
         return LimitReading(cpus, "cpuset.cpus")
 

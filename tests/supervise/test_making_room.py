@@ -12,6 +12,8 @@ from supervise_fakes import GIB, Behaviour, Bench, bench
 from supervise_fakes import spec as any_spec
 
 from batchns.errors import HostError, UserError
+from batchns.metrics.counting import Counting
+from batchns.metrics.meters import Meters
 from batchns.model.config import Config, Neighbour, Queue, ScheduleSettings
 from batchns.model.job import JobSpec, Preempt, PreemptMode, WarnSignal
 from batchns.model.lifecycle import State
@@ -52,7 +54,11 @@ def test_a_freeze_that_the_kernel_does_not_confirm_costs_the_job_nothing(tmp_pat
     """The urgent one waits for its end; nothing is tried over and over."""
     scripts = {"long": Behaviour(seconds=20), "hot": Behaviour(seconds=3)}
     here = bench(tmp_path, scripts, cpus=1, config=URGENT, freezes=False)
+    meters = Meters()
+    here.supervisor.count(Counting(meters=meters))
     results = here.run([spec(tmp_path, "long"), spec(tmp_path, "hot", queue="urgent", begin_after=5.0)])
+    failures = meters.counted().counters["batchns_freeze_failures_total"]
+    assert failures == {("normal", "freeze", "preempted"): 1}
     assert ledger(here, results, "7") == (0, 20, 0)
     assert ledger(here, results, "8") == (20, 3, 0)
     assert here.watcher.states("7").count(S.SUSPENDING) == 1
@@ -70,6 +76,19 @@ def test_it_goes_on_on_another_cpu_that_is_free_before_its_own(tmp_path: Path) -
     assert ledger(here, results, "8") == (0, 20, 2)
     assert here.driver.moves == [("abcde-1", "0", "0")]
     assert results["8"].limits["cpuset_cpus"].value == "0"
+
+
+def test_one_that_could_not_be_moved_never_runs_on_the_cpus_that_are_others_now(tmp_path: Path) -> None:
+    scripts = {"short": Behaviour(seconds=7), "long": Behaviour(seconds=20), "hot": Behaviour(seconds=10)}
+    here = bench(tmp_path, scripts, cpus=2, config=URGENT, move_failures=2)
+    jobs = [
+        spec(tmp_path, "short", priority=60),
+        spec(tmp_path, "long"),
+        spec(tmp_path, "hot", queue="urgent", begin_after=5.0),
+    ]
+    results = here.run(jobs)
+    assert here.driver.thawed_on == [("abcde-1", "0")]
+    assert ledger(here, results, "8") == (0, 20, 4)
 
 
 def test_a_thaw_is_tried_again_until_it_is_confirmed(tmp_path: Path) -> None:

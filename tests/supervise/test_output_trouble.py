@@ -8,13 +8,15 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from supervise_fakes import bench, inline, spec
 
-from batchns.errors import UserError
+from batchns.errors import HostError, UserError
 from batchns.model.lifecycle import State
+from batchns.model.submitter import ROOT
 from batchns.supervise import outputs
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import threads
@@ -33,9 +35,16 @@ def test_an_output_that_is_a_running_program_fails_its_job_alone(tmp_path: Path)
     assert results["8"].state is State.COMPLETED
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize(
+    ("number", "kind", "text"),
+    [
+        (errno.EIO, UserError, os.strerror(errno.EIO)),
+        (errno.ESTALE, UserError, os.strerror(errno.ESTALE)),
+        (errno.ENFILE, HostError, "no descriptors left"),
+    ],
+)
 def test_an_output_that_cannot_be_emptied_is_refused(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, number: int, kind: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And its descriptor is closed, and the next attempt tries again."""
     files = Outputs(inline)
@@ -47,10 +56,10 @@ def test_an_output_that_cannot_be_emptied_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "ftruncate", fail)
-        with pytest.raises(UserError, match=os.strerror(number)):
-            files.open("stdout", str(tmp_path / "log"))
+        with pytest.raises(kind, match=text):
+            files.open("", "stdout", str(tmp_path / "log"), ROOT)
     assert os.listdir("/proc/self/fd") == before
-    os.close(files.open("stdout", str(tmp_path / "log")))
+    os.close(files.open("", "stdout", str(tmp_path / "log"), ROOT))
     assert (tmp_path / "log").read_text() == ""
 
 
@@ -58,25 +67,24 @@ def test_files_that_open_too_late_are_closed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(outputs, "TIMEOUT", 0.1)
     files = Outputs(threads())
     answers, closed = threading.Event(), threading.Event()
-    real_open, real_close = Outputs.open, outputs.close_all
+    real_open, real_close = outputs._open, outputs.close_all
 
-    def open_slowly(self: Outputs, key: str, path: str) -> int:
+    def open_slowly(*arguments: Any) -> int:
         answers.wait()
-        return real_open(self, key, path)
+        return real_open(*arguments)
 
     def close(fds: list[int]) -> None:
         real_close(fds)
         closed.set()
 
-    monkeypatch.setattr(Outputs, "open", open_slowly)
+    monkeypatch.setattr(outputs, "_open", open_slowly)
     monkeypatch.setattr(outputs, "close_all", close)
-    before = os.listdir("/proc/self/fd")
     with pytest.raises(UserError, match="log: no answer from the file system within 100ms"):
-        trio.run(files.open_all, [("stdout", f"{tmp_path}/log")])
+        trio.run(files.open_all, "", [("stdout", f"{tmp_path}/log")], ROOT)
     answers.set()
     assert closed.wait(5)
     assert (tmp_path / "log").exists()
-    assert os.listdir("/proc/self/fd") == before
+    assert str(tmp_path / "log") not in [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
 
 
 def test_a_folder_of_a_job_file_that_does_not_answer_stops_the_run_in_time(
@@ -86,5 +94,5 @@ def test_a_folder_of_a_job_file_that_does_not_answer_stops_the_run_in_time(
     answers = threading.Event()
     monkeypatch.setattr(os.path, "realpath", lambda path: answers.wait())
     with pytest.raises(UserError, match=f"{tmp_path}: no answer from the file system within 100ms"):
-        trio.run(Outputs(threads()).anchor, [spec(tmp_path)])
+        trio.run(Outputs(threads()).anchor, "", [spec(tmp_path)], ROOT)
     answers.set()

@@ -19,6 +19,7 @@ from batchns.core.node import NodeCapacity
 from batchns.errors import UserError
 from batchns.model.config import Config
 from batchns.model.job import JobSpec
+from batchns.model.submitter import ROOT
 from batchns.supervise import outputs
 from batchns.supervise.outputs import Outputs
 
@@ -31,7 +32,7 @@ def job_of(one: JobSpec, attempt: int = 1) -> Job:
 
 @contextmanager
 def opened(files: Outputs, path: Path | str) -> Iterator[int]:
-    fd = files.open("stdout", str(path))
+    fd = files.open("", "stdout", str(path), ROOT)
     try:
         yield fd
     finally:
@@ -46,15 +47,15 @@ def write(files: Outputs, path: Path, text: str) -> None:
 def test_output_goes_beside_the_job_file_unless_told_otherwise(tmp_path: Path) -> None:
     files = Outputs(inline)
     job = job_of(spec(tmp_path, "train", stderr="/elsewhere/%x/%j"))
-    trio.run(files.anchor, [job.spec])
-    assert files.paths(job) == (f"{tmp_path}/train-7.out", "/elsewhere/train/7")
+    trio.run(files.anchor, "", [job.spec], ROOT)
+    assert files.paths("", job) == (f"{tmp_path}/train-7.out", "/elsewhere/train/7")
 
 
 def test_a_job_without_a_file_writes_to_its_working_folder(tmp_path: Path) -> None:
     files = Outputs(inline)
     job = job_of(evolve(spec(tmp_path, "train"), source=""))
-    trio.run(files.anchor, [job.spec])
-    assert files.paths(job)[0] == f"{tmp_path}/train-7.out"
+    trio.run(files.anchor, "", [job.spec], ROOT)
+    assert files.paths("", job)[0] == f"{tmp_path}/train-7.out"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_a_job_without_a_file_writes_to_its_working_folder(tmp_path: Path) -> No
         ("/o/log", 3, "/o/log-r3"),
         ("/o/%%r.out", 2, "/o/%r-r2.out"),
         ("/o/%r/log", 2, "/o/2/log"),
+        ("/dev/null", 2, "/dev/null"),
     ],
 )
 def test_patterns_are_filled_in(tmp_path: Path, pattern: str, attempt: int, path: str) -> None:
@@ -98,7 +100,9 @@ def test_the_descriptor_appends_blocks_and_is_closed_on_exec(tmp_path: Path) -> 
         assert flags & os.O_APPEND
         assert not flags & os.O_NONBLOCK
         assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
-        assert os.fstat(fd).st_mode & 0o777 == 0o640
+        assert os.fstat(fd).st_mode & 0o777 == 0o600
+    with opened(Outputs(inline, mode=0o640), tmp_path / "for the group") as fd:
+        assert os.fstat(fd).st_mode & 0o037 == 0
 
 
 def test_the_job_files_folder_may_be_reached_through_a_link_but_nothing_below_it(tmp_path: Path) -> None:
@@ -109,11 +113,11 @@ def test_the_job_files_folder_may_be_reached_through_a_link_but_nothing_below_it
     files = Outputs(inline)
     good = job_of(evolve(spec(tmp_path / "home"), stdout=f"{tmp_path}/home/logs/o"))
     bad = job_of(evolve(spec(tmp_path / "home"), stdout=f"{tmp_path}/home/away/o"))
-    trio.run(files.anchor, [good.spec])
-    with opened(files, files.paths(good)[0]):
+    trio.run(files.anchor, "", [good.spec], ROOT)
+    with opened(files, files.paths("", good)[0]):
         assert (tmp_path / "real/logs/o").exists()
     with pytest.raises(UserError, match="a symbolic link is in the way"):
-        files.open("stdout", files.paths(bad)[0])
+        files.open("", "stdout", files.paths("", bad)[0], ROOT)
 
 
 def test_the_folder_is_what_it_was_before_any_job_ran(tmp_path: Path) -> None:
@@ -122,12 +126,12 @@ def test_the_folder_is_what_it_was_before_any_job_ran(tmp_path: Path) -> None:
     folder.mkdir()
     files = Outputs(inline)
     job = job_of(spec(folder))
-    trio.run(files.anchor, [job.spec])
+    trio.run(files.anchor, "", [job.spec], ROOT)
     folder.rename(tmp_path / "moved")
     (tmp_path / "target").mkdir()
     folder.symlink_to(tmp_path / "target")
     with pytest.raises(UserError, match="a symbolic link is in the way"):
-        files.open("stdout", files.paths(job)[0])
+        files.open("", "stdout", files.paths("", job)[0], ROOT)
 
 
 def test_anything_but_a_plain_file_with_one_link_is_refused_untouched(tmp_path: Path) -> None:
@@ -148,16 +152,16 @@ def test_anything_but_a_plain_file_with_one_link_is_refused_untouched(tmp_path: 
     }
     for name, message in refused.items():
         with pytest.raises(UserError) as caught:
-            Outputs(inline).open("stderr", str(tmp_path / name))
+            Outputs(inline).open("", "stderr", str(tmp_path / name), ROOT)
         assert str(caught.value).startswith(f"stderr: {tmp_path / name}: {message}")
     with pytest.raises(UserError, match="it is not a plain file"):
-        Outputs(inline).open("stdout", "/dev/zero")
+        Outputs(inline).open("", "stdout", "/dev/zero", ROOT)
     assert (tmp_path / "secret").read_text() == "kept"
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_output_can_be_thrown_away() -> None:
-    fd = Outputs(inline).open("stdout", "/dev/null")
+    fd = Outputs(inline).open("", "stdout", "/dev/null", ROOT)
     assert os.write(fd, b"gone") == 4
     os.close(fd)
 
@@ -167,6 +171,6 @@ def test_a_fifo_with_a_reader_is_refused_too(tmp_path: Path) -> None:
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     try:
         with pytest.raises(UserError, match="it is not a plain file"):
-            Outputs(inline).open("stdout", str(tmp_path / "fifo"))
+            Outputs(inline).open("", "stdout", str(tmp_path / "fifo"), ROOT)
     finally:
         os.close(reader)

@@ -8,18 +8,26 @@ import pytest
 from attrs import evolve
 from supervise_fakes import bench, spec
 
+from batchns.errors import UserError
 from batchns.model.config import Config, Paths
 from batchns.model.job import Bind, Isolation, JobSpec
 from batchns.model.lifecycle import State
+from batchns.supervise import own
 
 
 def binding(one: JobSpec, source: str, *, read_only: bool = False) -> JobSpec:
     return evolve(one, isolation=Isolation(binds=(Bind(source, "/tmp/x", read_only),)))
 
 
+def rooted(one: JobSpec, root: str) -> JobSpec:
+    return evolve(one, isolation=Isolation(rootfs=root))
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
+        (lambda one, top: rooted(one, f"{top}/run"), "isolation.rootfs: TOP/run: batchns keeps its own files in TOP/"),
+        (lambda one, top: rooted(one, str(top)), "isolation.rootfs: TOP: batchns keeps its own files in TOP/"),
         (lambda one, top: evolve(one, cwd=f"{top}/state"), "cwd: TOP/state: batchns keeps its own files in TOP/state"),
         (lambda one, top: evolve(one, cwd=f"{top}/state/x"), "cwd: TOP/state/x: "),
         (lambda one, top: evolve(one, cwd=f"{top}"), "cwd: TOP: "),
@@ -27,12 +35,14 @@ def binding(one: JobSpec, source: str, *, read_only: bool = False) -> JobSpec:
         (lambda one, top: binding(one, f"{top}/run/run-abcde"), "isolation.binds: TOP/run/run-abcde: "),
         (lambda one, top: binding(one, f"{top}/jobs/../run"), "isolation.binds: TOP/jobs/../run: "),
         (lambda one, top: binding(one, "/", read_only=True), "isolation.binds: /: "),
+        (lambda one, top: binding(one, "/run/user/1000"), "isolation.binds: /run/user/1000: services of users' "),
+        (lambda one, top: binding(one, "/run"), "isolation.binds: /run: services of users' sessions listen in "),
         (lambda one, top: evolve(one, stdout=f"{top}/run/log"), "stdout: TOP/run/log: batchns keeps its own files"),
         (lambda one, top: evolve(one, stderr=f"{top}/jobs/../state/next_job_id"), "stderr: TOP/jobs/../state/next_jo"),
     ],
 )
 def test_a_job_that_asks_for_batchnss_own_folders_is_refused(tmp_path: Path, ask, message: str) -> None:
-    """By cwd, bind or output, in it or around it; other jobs run."""
+    """By cwd, bind, root or output, in it or around it; other jobs run."""
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     config = Config(paths=Paths(run=f"{tmp_path}/run", state=f"{tmp_path}/state"))
@@ -60,3 +70,14 @@ def test_the_root_as_working_folder_is_no_bind_and_no_trouble(tmp_path: Path) ->
     jobs = tmp_path / "jobs"
     jobs.mkdir()
     assert bench(tmp_path).run([evolve(spec(jobs), cwd="/")])["7"].state is State.COMPLETED
+
+
+@pytest.mark.parametrize("path", ["/srv/batchns.sock", "/home/b.sock", "/runner/b.sock", "/run/../srv/b.sock"])
+def test_a_socket_that_jobs_could_connect_to_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match="is in reach of jobs"):
+        own.check_hidden("daemon.socket", path)
+
+
+@pytest.mark.parametrize("path", ["/run/batchns/batchns.sock", "/tmp/trial/run/b.sock", "/dev/shm/b.sock"])
+def test_a_socket_that_the_sandbox_hides_is_not(path: str) -> None:
+    own.check_hidden("daemon.socket", path)

@@ -119,15 +119,14 @@ def test_what_only_looks_like_a_run_does_not_stop_the_sweep(config: Config) -> N
     assert sweep_all(config) == []
 
 
-@pytest.mark.parametrize("kind", ["making", "run"])
-def test_the_folder_of_a_run_that_was_killed_without_its_lock_is_swept_after_a_while(config: Config, kind: str) -> None:
-    """Before it had one, or when it was removing itself."""
+def test_the_folder_of_a_run_that_was_killed_without_its_lock_is_swept(config: Config) -> None:
+    """Before it had one, which may be about to come for a while, or when it was removing itself."""
     base = Path(config.paths.run)
-    for name in (f"{kind}-aaaaa", f"{kind}-bbbbb"):
+    for name in ("making-aaaaa", "making-bbbbb", "run-ccccc"):
         (base / name).mkdir(parents=True)
-    os.utime(base / f"{kind}-aaaaa", (0, 0))
+    os.utime(base / "making-aaaaa", (0, 0))
     assert sweep_all(config) == []
-    assert [path.name for path in base.iterdir()] == [f"{kind}-bbbbb"]
+    assert [path.name for path in base.iterdir()] == ["making-bbbbb"]
 
 
 def test_a_run_folder_that_cannot_be_swept_is_an_error_that_says_so(config: Config) -> None:
@@ -163,3 +162,68 @@ def test_a_run_that_leaves_jobs_behind_gives_nothing_back(config: Config) -> Non
     assert sweep_all(config) == []
     assert slots(config) == {}
     assert not Path(runs.path).exists()
+
+
+def kept_run(config: Config, slots: int = 4) -> RunFolder:
+    """The folder of a run whose process has died, with so many slots claimed."""
+    runs = RunFolder(config)
+    runs.keep()
+    for _ in range(slots):
+        runs.acquire_slot()
+    runs.close()
+    return runs
+
+
+def test_a_kept_run_is_swept_by_nobody_and_opened_again(config: Config) -> None:
+    before = kept_run(config)
+    assert sweep_all(config) == []
+    again = RunFolder.reopen(config, before.run_id)
+    assert again is not None
+    assert sweep_all(config) == [], "nor while it lives"
+    assert (again.run_id, again.path, again.attempt_name(1)) == (before.run_id, before.path, before.attempt_name(1))
+    assert set(slots(config).values()) == {before.run_id}
+    again.close()
+    assert Path(before.path, "records").is_dir()
+    assert len(slots(config)) == 4
+
+
+def test_the_slots_of_a_kept_run_are_free_again_but_for_those_in_use(config: Config) -> None:
+    before = kept_run(config)
+    claimed = sorted(map(int, slots(config)))
+    again = RunFolder.reopen(config, before.run_id)
+    assert again is not None
+    assert again.acquire_slot().number not in claimed, "not before it is known which are in use"
+    again.free_all_but({claimed[0]})
+    again.free_all_but({claimed[0]})
+    taken = sorted(again.acquire_slot().number for _ in range(6))
+    assert claimed[0] not in taken
+    assert len(set(taken)) == 6
+    with pytest.raises(HostError, match="all 8 places for running jobs are taken"):
+        again.acquire_slot()
+    again.release_slot(again.slot(claimed[0]))
+    assert again.acquire_slot() == again.slot(claimed[0])
+    again.give_up()
+    again.close()
+    assert slots(config) == {}
+    assert not Path(before.path).exists()
+
+
+def test_a_kept_run_that_somebody_has_is_refused(config: Config) -> None:
+    with RunFolder(config) as runs:
+        runs.keep()
+        with pytest.raises(HostError, match=f"run-{runs.run_id}: another batchns uses it - see which"):
+            RunFolder.reopen(config, runs.run_id)
+        runs.give_up()
+
+
+def test_what_is_not_a_kept_run_of_this_boot_is_not_opened(config: Config) -> None:
+    """None of that name, one that is not kept, one of another boot: and that one is swept."""
+    with RunFolder(config) as runs:
+        assert RunFolder.reopen(config, "zzzzz") is None
+        assert RunFolder.reopen(config, runs.run_id) is None
+    before = kept_run(config)
+    Path(before.path, "kept").write_text("another boot")
+    assert RunFolder.reopen(config, before.run_id) is None
+    assert sweep_all(config) == []
+    assert not Path(before.path).exists()
+    assert slots(config) == {}

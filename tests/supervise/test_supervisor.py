@@ -11,6 +11,8 @@ import trio
 from supervise_fakes import GIB, Behaviour, Bench, bench, spec
 
 from batchns.errors import StepError, UserError
+from batchns.metrics.counting import Counting
+from batchns.metrics.meters import Meters
 from batchns.model.config import Config, Defaults, Node
 from batchns.model.job import Network, NetworkMode
 from batchns.model.lifecycle import State
@@ -303,7 +305,10 @@ def test_a_freeze_of_a_job_that_just_ended_is_no_error(tmp_path: Path) -> None:
         assert not await here.supervisor.freeze_all()
 
     here = bench(tmp_path, {"job": Behaviour(seconds=8)}, vanished=True)
+    meters = Meters()
+    here.supervisor.count(Counting(meters=meters))
     assert here.run([spec(tmp_path)], pause)["7"].state is S.COMPLETED
+    assert "batchns_freeze_failures_total" not in meters.counted().counters
 
 
 def test_a_thaw_that_the_kernel_does_not_confirm_is_tried_again(tmp_path: Path) -> None:
@@ -314,7 +319,11 @@ def test_a_thaw_that_the_kernel_does_not_confirm_is_tried_again(tmp_path: Path) 
         here.supervisor.thaw_all()
 
     here = bench(tmp_path, {"job": Behaviour(seconds=3)}, thaw_failures=2)
+    meters = Meters()
+    here.supervisor.count(Counting(meters=meters))
     assert ledger(here.run([spec(tmp_path)], pause)["7"]) == (0, 3, 3)
+    failures = meters.counted().counters["batchns_freeze_failures_total"]
+    assert failures == {("normal", "thaw", "pause"): 2}
 
 
 def test_a_job_that_starts_during_a_pause_is_frozen_too(tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ class Common:
         try:
             os.mkdir(self.path, 0o755)
         except FileExistsError:
-            pass
+            if not os.access(self.path, os.W_OK):  # of root's batchns, in whose cgroup this user's is
+                self._let_go()
+                raise HostError(f"the cgroup {self.path} belongs to another user", _hint(errno.EACCES)) from None
         except OSError as error:
             self._let_go()
             raise HostError(

@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _CHUNK = 1 << 16
 _GONE = (errno.ENOENT, errno.ENODEV)  # ENODEV: opened before its cgroup was removed
+_OFF = errno.EOPNOTSUPP  # of pressure files, where PSI is off since the boot: psi_show in kernel/sched/psi.c
 
 
 def read(path: str) -> str:
@@ -145,12 +146,20 @@ class KeptOpen:
         self._open: dict[str, int] = {}  # in order of use
 
     def read(self, path: str) -> str | None:
-        """The text of `path`; None where there is no such file, or no longer."""
+        """The text of `path`; None where there is no such file, or no longer, or the kernel has switched off what it
+        tells.
+
+        Raises:
+            OSError: with the path.
+        """
         descriptor = self._open.pop(path, None)
         if descriptor is not None:
             try:
                 text = os.pread(descriptor, _CHUNK, 0).decode()
             except OSError as error:
+                if error.errno == _OFF:
+                    self._open[path] = descriptor
+                    return None
                 os.close(descriptor)
                 if error.errno not in _GONE:
                     raise _told(error, "read", path) from None
@@ -160,13 +169,25 @@ class KeptOpen:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in _GONE or error.errno == _OFF:
                 return None
             raise
         self._open[path] = descriptor
         if len(self._open) > self._limit:
             os.close(self._open.pop(next(iter(self._open))))
-        return os.pread(descriptor, _CHUNK, 0).decode()
+        try:
+            return os.pread(descriptor, _CHUNK, 0).decode()
+        except OSError as error:
+            if error.errno in _GONE or error.errno == _OFF:
+                return None
+            raise _told(error, "read", path) from None
+
+    def close(self, paths: Iterable[str]) -> None:
+        """Close what is held of these."""
+        for path in paths:
+            descriptor = self._open.pop(path, None)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def forget(self, directory: str) -> None:
         """Close what is held below `directory` ("" for all)."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from batchns.errors import HostError
 from batchns.kernel.cgroups import members, render
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
+from batchns.kernel.cgroups.sample import Sample, Texts, merged
 from batchns.kernel.cgroups.v1 import V1Driver
 from batchns.kernel.cgroups.v2 import V2Driver
 from batchns.model.result import LimitReading, Usage
@@ -28,6 +29,7 @@ class HybridDriver:
     def __init__(self, v1: V1Driver, v2: V2Driver) -> None:
         self._v1 = v1
         self._v2 = v2
+        self._own_files = 0  # how many of a sample's are v2's; 0: not asked yet
 
     def prepare(self) -> None:
         """See `Driver.prepare`."""
@@ -37,6 +39,10 @@ class HybridDriver:
         except HostError:
             self._v2.release()
             raise
+
+    def bound(self, pids: int) -> None:
+        """See `Driver.bound`."""
+        self._holding("pids").bound(pids)
 
     def release(self) -> None:
         """See `Driver.release`."""
@@ -68,6 +74,17 @@ class HybridDriver:
     def read_usage(self, name: str) -> Usage:
         """See `Driver.read_usage`."""
         return _merge(self._v2.read_usage(name), self._v1.read_usage(name))
+
+    def sample_files(self, name: str) -> tuple[str, ...]:
+        """See `Driver.sample_files`."""
+        return (*self._v2.sample_files(name), *self._v1.sample_files(name))
+
+    def sample(self, paths: Sequence[str], texts: Texts) -> Sample:
+        """See `Driver.sample`."""
+        if not self._own_files:
+            self._own_files = len(self._v2.sample_files(""))
+        own = self._own_files
+        return merged(self._v2.sample(paths[:own], texts[:own]), self._v1.sample(paths[own:], texts[own:]))
 
     def pids(self, name: str) -> list[int]:
         """See `Driver.pids`."""

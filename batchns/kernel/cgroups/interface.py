@@ -9,10 +9,11 @@ The types that travel to the launcher are named tuples: it imports no attrs, not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from batchns.kernel.cgroups.sample import Sample, Texts
     from batchns.model.result import LimitReading, Usage
 
 
@@ -87,6 +88,9 @@ class Driver(Protocol):
             HostError: the hierarchy cannot be used, with what to do about it.
         """
 
+    def bound(self, pids: int) -> None:
+        """After `prepare`: processes and threads of all jobs together. Without effect where there is no controller."""
+
     def release(self) -> None:
         """Remove the common parents where nobody uses them any more."""
 
@@ -108,6 +112,12 @@ class Driver(Protocol):
         Raises:
             FileNotFoundError: there is no such job.
         """
+
+    def sample_files(self, name: str) -> tuple[str, ...]:
+        """Pure: what to read of a live job, for `sample`."""
+
+    def sample(self, paths: Sequence[str], texts: Texts) -> Sample:
+        """Pure: what the job uses now, of the texts of `paths` (None: no such file)."""
 
     def pids(self, name: str) -> list[int]:
         """Every process in the job's cgroups (empty when there is none)."""

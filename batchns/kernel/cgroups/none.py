@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from batchns.kernel.cgroups.devices import ROOTS
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
+from batchns.kernel.cgroups.sample import Sample, Texts
 from batchns.model.result import LimitReading, Usage
 
 
@@ -19,6 +20,9 @@ class NoCgroups:
 
     def prepare(self) -> None:
         """Nothing to make."""
+
+    def bound(self, pids: int) -> None:
+        """Nothing bounds them."""
 
     def release(self) -> None:
         """Nothing to remove."""
@@ -42,6 +46,14 @@ class NoCgroups:
     def read_usage(self, name: str) -> Usage:
         """Nothing is known."""
         return Usage()
+
+    def sample_files(self, name: str) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def sample(self, paths: Sequence[str], texts: Texts) -> Sample:
+        """Nothing is known."""
+        return Sample()
 
     def pids(self, name: str) -> list[int]:
         """Not known: a job's processes are those of its PID namespace."""

@@ -34,8 +34,9 @@ def number(text: str) -> int | None:
     return int(words[-1]) if words and words[-1].isdecimal() else None
 
 
-def v1_io_bytes(text: str, stacked: Container[str] = ()) -> tuple[int, int] | None:
-    """blkio.throttle.io_service_bytes_recursive: bytes (read, written); None when no device has a line.
+def v1_io(text: str, stacked: Container[str] = ()) -> tuple[int, int] | None:
+    """blkio.throttle.io_service_bytes_recursive, io_serviced_recursive: bytes, or requests, (read, written); None when
+    no device has a line.
 
     Devices in `stacked` ("major:minor") are left out: what goes through them is counted below them again.
     """
@@ -52,13 +53,13 @@ def v1_io_bytes(text: str, stacked: Container[str] = ()) -> tuple[int, int] | No
     return (read, written) if seen else None
 
 
-def v2_io_bytes(text: str, stacked: Container[str] = ()) -> tuple[int, int]:
-    """io.stat: bytes (read, written), without the devices in `stacked` ("major:minor")."""
+def v2_io(text: str, keys: tuple[str, str] = ("rbytes", "wbytes"), stacked: Container[str] = ()) -> tuple[int, int]:
+    """io.stat: (read, written), of these `keys`, without the devices in `stacked` ("major:minor")."""
     read = written = 0
     for line in text.splitlines():
         device, *fields = line.split()
         if device not in stacked:
             counts = dict(field.split("=", 1) for field in fields if "=" in field)
-            read += int(counts.get("rbytes", 0))
-            written += int(counts.get("wbytes", 0))
+            read += int(counts.get(keys[0], 0))
+            written += int(counts.get(keys[1], 0))
     return read, written

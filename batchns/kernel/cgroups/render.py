@@ -27,6 +27,7 @@ CONTROLLER = {  # of each limit, by its name on v2 (v1 says blkio for io)
     "devices": "devices",
 }
 NOT_FROZEN = "only a frozen job can be bounded to what it holds"
+_NO_TCP_LIMIT = "what TCP sockets hold is not counted in it: this kernel has no memory.kmem.tcp.limit_in_bytes"
 _NO_SWAP_LIMIT = "swap is not counted in it - boot with swapaccount=1 to have that"
 
 
@@ -100,6 +101,7 @@ def v1(directories: Mapping[str, str], limits: Limits, host: Host) -> tuple[list
     _v1_cpuset(sheet, limits)
     sheet.put("memory", "memory.limit_in_bytes", limits.memory)  # first: memsw must never be the smaller one
     sheet.put("memory", "memory.memsw.limit_in_bytes", limits.memory, required=False)
+    sheet.put("memory", "memory.kmem.tcp.limit_in_bytes", limits.memory, required=False)  # v1 counts it apart
     sheet.put("pids", "pids.max", limits.pids)
     if limits.blkio_weight is not None and "io" in directories and not host.bfq:
         sheet.refuse("blkio_weight", NO_BFQ)
@@ -177,8 +179,9 @@ def _reading(limit: str, writes: list[Write], values: Mapping[str, str | int]) -
     value = text.strip() if CONTROLLER[limit] == "cpuset" else parse.number(text)
     if value is None or value == "":
         return LimitReading(None, source, f"the kernel says {text.strip()!r}")
-    swap_failed = limit == "memory" and any(not isinstance(values.get(write.path), str) for write in others)
-    return LimitReading(value, source, _NO_SWAP_LIMIT if swap_failed else "")
+    failed = [write.path for write in others if limit == "memory" and not isinstance(values.get(write.path), str)]
+    tcp = [path for path in failed if ".tcp." in path]
+    return LimitReading(value, source, _NO_SWAP_LIMIT if failed != tcp else _NO_TCP_LIMIT if tcp else "")
 
 
 def device_rules(

@@ -11,12 +11,12 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import evolve
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import blockio, cpusets, files, members, parse, render, squeeze
+from batchns.kernel.cgroups import blockio, cpusets, files, members, parse, render, sample, squeeze
 from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
@@ -24,7 +24,7 @@ from batchns.model.result import LimitReading, Usage
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "io", "pids", "freezer", "devices")  # with v2's name for blkio
 _ALWAYS = ("cpu", "cpuacct", "memory", "io", "pids", "freezer")
 _USAGE = {
-    "cpuacct": ("cpuacct.usage",),
+    "cpuacct": ("cpuacct.usage", "cpuacct.stat"),
     "memory": ("memory.max_usage_in_bytes", "memory.oom_control"),
     "io": ("blkio.throttle.io_service_bytes_recursive",),
 }
@@ -67,6 +67,8 @@ class V1Driver:
         self._gather()
         if "cpuset" in self._common:
             self._copy_cpuset_down(self._common["cpuset"].path)
+        if "memory" in self._common:
+            self._count_sockets(self._common["memory"].path)
         self._io_counted = "io" in self._common and self._count_io(self._common["io"].path)
 
     def _gather(self) -> None:
@@ -87,6 +89,17 @@ class V1Driver:
             if not files.read(f"{group}/{file}").strip():
                 files.write(f"{group}/{file}", value)
 
+    def _count_sockets(self, group: str) -> None:
+        """Have the kernel count what TCP sockets hold, as long as there is this group: v1 does where a limit was set.
+
+        Each job has one. Without this one the kernel would patch itself with the first of them, and after the last.
+        """
+        try:
+            files.write(f"{group}/memory.kmem.tcp.limit_in_bytes", "-1")
+        except OSError as error:
+            if error.errno not in _NO_ACCOUNTING:
+                raise
+
     def _count_io(self, group: str) -> bool:
         """Whether the kernel counts the jobs' I/O on every disk.
 
@@ -102,6 +115,11 @@ class V1Driver:
                     raise
                 counted = False
         return counted
+
+    def bound(self, pids: int) -> None:
+        """See `Driver.bound`."""
+        if "pids" in self._common:
+            files.write(f"{self._common['pids'].path}/pids.max", str(pids))
 
     def release(self) -> None:
         """See `Driver.release`."""
@@ -143,7 +161,7 @@ class V1Driver:
         """See `Driver.usage`."""
         of = {path.rpartition("/")[2]: text for path, text in texts.items()}
         cpu = parse.number(of.get("cpuacct.usage", ""))
-        io = parse.v1_io_bytes(of.get("blkio.throttle.io_service_bytes_recursive", ""), self._stacked)
+        io = parse.v1_io(of.get("blkio.throttle.io_service_bytes_recursive", ""), self._stacked)
         if io is None and self._io_counted and "blkio.throttle.io_service_bytes_recursive" in of:
             io = (0, 0)  # counted, and there was none
         return Usage(
@@ -161,6 +179,14 @@ class V1Driver:
         if not found and name not in self.names():
             raise FileNotFoundError(errno.ENOENT, "no cgroups of this job", name)
         return self.usage(found)
+
+    def sample_files(self, name: str) -> tuple[str, ...]:
+        """See `Driver.sample_files`."""
+        return sample.v1_files({controller: f"{common.path}/{name}" for controller, common in self._common.items()})
+
+    def sample(self, paths: Sequence[str], texts: sample.Texts) -> sample.Sample:
+        """See `Driver.sample`."""
+        return sample.v1(paths, texts, self._stacked, io_counted=self._io_counted)
 
     def pids(self, name: str) -> list[int]:
         """See `Driver.pids`."""

@@ -13,12 +13,12 @@ import errno
 import os
 import select
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from attrs import evolve
 
 from batchns.errors import HostError
-from batchns.kernel.cgroups import blockio, cpusets, devices, files, members, parse, render, squeeze
+from batchns.kernel.cgroups import blockio, cpusets, devices, files, members, parse, render, sample, squeeze
 from batchns.kernel.cgroups.common import Common
 from batchns.kernel.cgroups.interface import CgroupPlan, Limits, Squeezed
 from batchns.model.result import LimitReading, Usage
@@ -111,6 +111,11 @@ class V2Driver:
         )
         self._gathered = True
 
+    def bound(self, pids: int) -> None:
+        """See `Driver.bound`."""
+        if "pids" in self.controllers:
+            files.write(f"{self._common.path}/pids.max", str(pids))
+
     def release(self) -> None:
         """See `Driver.release`. Controllers stay enabled above: others may have come to rely on them."""
         self._kept.forget("")
@@ -148,7 +153,7 @@ class V2Driver:
         """See `Driver.usage`. memory.peak exists since Linux 5.19."""
         of = {path.rpartition("/")[2]: text for path, text in texts.items()}
         cpu = parse.keyed(of.get("cpu.stat", "")).get("usage_usec")
-        io = parse.v2_io_bytes(of["io.stat"], self._stacked) if "io.stat" in of else None
+        io = parse.v2_io(of["io.stat"], stacked=self._stacked) if "io.stat" in of else None
         return Usage(
             cpu_seconds=None if cpu is None else cpu / 1e6,
             memory_peak_bytes=parse.number(of.get("memory.peak", "")),
@@ -166,6 +171,16 @@ class V2Driver:
         if not found:
             raise FileNotFoundError(errno.ENOENT, "no cgroup of this job", self._directory(name))
         return self.usage(found)
+
+    def sample_files(self, name: str) -> tuple[str, ...]:
+        """See `Driver.sample_files`."""
+        if not self._gathered:
+            self._gather({})
+        return sample.v2_files(self._directory(name), self.controllers)
+
+    def sample(self, paths: Sequence[str], texts: sample.Texts) -> sample.Sample:
+        """See `Driver.sample`."""
+        return sample.v2(paths, texts, self._stacked)
 
     def pids(self, name: str) -> list[int]:
         """See `Driver.pids`."""

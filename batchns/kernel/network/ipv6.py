@@ -45,6 +45,10 @@ class Forwarding:
         """Whether it is on because of batchns, or would be: then nothing but jobs' traffic may use it."""
         return self._note.exists() or _read("all", "forwarding") == "0"
 
+    @property
+    def on(self) -> bool:
+        return _read("all", "forwarding") == "1"
+
     def switch_on(self) -> None:
         """Forward, and go on accepting router advertisements where they are accepted now. Twice is once."""
         if not self.ours:

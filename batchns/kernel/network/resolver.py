@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -62,9 +63,18 @@ def copy(place: Path, *, root: Path = Path("/")) -> bool:
         content = (root / HOSTS_OWN.lstrip("/")).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    place.write_bytes(content)
-    place.chmod(0o644)
+    write_in_place(str(place), content)
     return True
+
+
+def write_in_place(path: str, content: bytes) -> None:
+    """Text that jobs may have mounted and be reading: the old or the new, with empty lines where more was before."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        os.fchmod(descriptor, 0o644)  # whatever the umask: jobs are other users
+        os.pwrite(descriptor, content.ljust(os.fstat(descriptor).st_size, b"\n"), 0)
+    finally:
+        os.close(descriptor)
 
 
 def _read(root: Path, path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

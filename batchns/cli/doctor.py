@@ -10,19 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
 
-from batchns.cli.load import find_config
-from batchns.cli.tables import fit, make_console
-from batchns.kernel.facts import Fact, Place, Status
-from batchns.kernel.probe import probe, usable
-from batchns.supervise import users
-from batchns.supervise.rootless import own_paths
+from batchns.kernel.facts import Fact, Status
 from batchns.units import printable
+
+if TYPE_CHECKING:  # the rest takes 0.2 s to import: for --help nobody waits that long
+    from rich.console import Console
 
 _STYLES = {Status.OK: "green", Status.LIMITED: "yellow", Status.MISSING: "red"}
 
@@ -34,6 +30,13 @@ def doctor(as_json: bool) -> None:
 
     Exits with 0 when jobs can run here, with 1 when something that they need is missing.
     """
+    from batchns.cli.load import find_config
+    from batchns.cli.tables import make_console
+    from batchns.kernel.facts import Place
+    from batchns.kernel.probe import probe, usable
+    from batchns.supervise import users
+    from batchns.supervise.rootless import own_paths
+
     config = find_config(None)
     if os.geteuid() != 0:
         config = own_paths(config, users.current())
@@ -46,7 +49,9 @@ def doctor(as_json: bool) -> None:
 
 
 def facts_to_json(facts: Sequence[Fact]) -> str:
-    """`{"usable": true, "facts": [{"name", "status", "found", "meaning", "hint", "needed"}, ...]}`."""
+    """`{"usable": true, "facts": [{"name", "status", "found", "meaning", "hint", "needed"}, ...]}`, on one line."""
+    from batchns.kernel.probe import usable
+
     rows = [
         {
             "name": fact.name,
@@ -58,11 +63,16 @@ def facts_to_json(facts: Sequence[Fact]) -> str:
         }
         for fact in facts
     ]
-    return json.dumps({"usable": usable(facts), "facts": rows}, indent=2)
+    return json.dumps({"usable": usable(facts), "facts": rows})
 
 
 def print_facts(console: Console, facts: Sequence[Fact]) -> None:
     """One line for each fact; below those that are not ok, what it means and what to type; a verdict."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    from batchns.cli.tables import fit
+
     names = max(cell_len(fact.name) for fact in facts)
     words = max(len(status.value) for status in Status)
     indent = " " * (names + words + 4)

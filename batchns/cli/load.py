@@ -55,7 +55,7 @@ def read_files(paths: Iterable[str], config: Config) -> Loaded:
     """Files, folders (all *.toml in them but batchns.toml, by name) and "-" for standard input."""
     files: dict[str, list[JobSpec]] = {}
     problems: list[Problem] = []
-    for name in _expanded(paths, problems):
+    for name in expanded(paths, problems):
         try:
             jobs = _read_jobs(name, config)
         except JobFileErrors as errors:
@@ -136,8 +136,23 @@ def _read_jobs(name: str, config: Config) -> list[JobSpec]:
     return parse_jobs(read_bounded(name), file=name, folder=folder, config=config)
 
 
-def _expanded(paths: Iterable[str], problems: list[Problem]) -> Iterator[str]:
-    """The files that `paths` mean; what is wrong with a folder joins `problems`."""
+def read_text(path: str) -> str:
+    """As `read_bounded`, as text.
+
+    Raises:
+        JobFileErrors: also where it is not UTF-8.
+    """
+    try:
+        return read_bounded(path).decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise JobFileErrors([Problem(path, line, "", "not UTF-8", "save it as UTF-8")]) from None
+
+
+def expanded(paths: Iterable[str], problems: list[Problem]) -> Iterator[str]:
+    """The files that `paths` mean: a folder is all *.toml in it but batchns.toml, by name; what is wrong with one joins
+    `problems`.
+    """
     for path in paths:
         try:
             names = _expand(path)

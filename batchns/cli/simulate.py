@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from batchns.cli import exits
+from batchns.cli.options import Whole
 from batchns.errors import HostError, UserError
 from batchns.units import format_duration, printable
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from batchns.simulate.statistics import Statistics
     from batchns.simulate.workload import Workload
 
-EXIT_INTERRUPTED = 130
 HISTORY = "history"  # in the place of a trace: this machine's own
 HISTORY_FILE = "history.jsonl"  # below paths.state
 DEFAULT_POLICY = "easy"
@@ -36,7 +37,7 @@ _QUIET = 1.0  # seconds before progress is shown
 
 @click.command()
 @click.argument("trace", metavar="TRACE.swf|history")
-@click.option("--cpus", type=click.IntRange(1, 1 << 20), metavar="N", help="The machine's CPUs; default: the trace's.")
+@click.option("--cpus", type=Whole(1, 1 << 20), metavar="N", help="The machine's CPUs; default: the trace's.")
 @click.option(
     "--policy",
     "policies",
@@ -90,7 +91,7 @@ def simulate(
             if len(names) > 1:
                 gc.collect()
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exits.INTERRUPTED)
     if not as_json:
         _print(trace, workload, results)
 

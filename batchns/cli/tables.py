@@ -150,10 +150,7 @@ def unenforced(results: Iterable[JobResult]) -> list[str]:
     names: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for (name, why), ids in sorted(jobs.items()):
         names.setdefault((why, tuple(ids)), []).append(printable(name))
-    return [
-        _unenforced(found, printable(why), ids)
-        for (why, ids), found in names.items()
-    ]
+    return [_unenforced(found, printable(why), ids) for (why, ids), found in names.items()]
 
 
 def _unenforced(names: Sequence[str], why: str, ids: Sequence[str]) -> str:
@@ -188,8 +185,7 @@ def print_results(console: Console, results: Sequence[JobResult], elapsed: float
             (result.state.value, STYLES[result.state]),
         )
         console.print(head, soft_wrap=True)
-        for line in Text(_details(result)).wrap(console, console.width - 2):
-            console.print(Text(f"  {line.plain.rstrip()}"))
+        _print_wrapped(console, _details(result), indent="  ")
         # A path is for copying: it is never broken over two lines.
         if result.stderr and result.state is not State.COMPLETED:
             console.print(Text(f"  stderr: {printable(result.stderr)}", "dim"), soft_wrap=True)
@@ -198,12 +194,18 @@ def print_results(console: Console, results: Sequence[JobResult], elapsed: float
     notes = unenforced(results)
     for note in notes:
         reason, _, hint = note.partition("\n")
-        console.print(Text(reason, "yellow"))
+        _print_wrapped(console, reason, "yellow")
         if hint:  # a command is for copying: it is never broken over two lines
             console.print(Text(hint, "yellow"), soft_wrap=True)
     if notes:
         console.print()
-    console.print(Text(summary(results, elapsed), "bold"))
+    _print_wrapped(console, summary(results, elapsed), "bold")
+
+
+def _print_wrapped(console: Console, text: str, style: str = "", indent: str = "") -> None:
+    """Broken between words, without the blanks that rich leaves there."""
+    for line in Text(text).wrap(console, console.width - len(indent)):
+        console.print(Text(f"{indent}{line.plain.rstrip()}", style))
 
 
 def _worth_a_row(results: Sequence[JobResult]) -> tuple[Sequence[JobResult], int]:

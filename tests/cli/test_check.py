@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -43,6 +44,13 @@ def test_good_files_are_counted() -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "one.toml: 1 job ok\ntwo.toml: 2 jobs ok\n", "")
 
 
+def test_what_only_a_cluster_heeds_is_said_to_have_no_effect(in_a_folder: Path) -> None:
+    (in_a_folder / "a.toml").write_text('name = "a"\ncommand = ["true"]\nslurm.account = "physics"\n')
+    result = run("a.toml")
+    assert result.exit_code == 0
+    assert "a.toml: [slurm] has no effect on this machine - it is for --to slurm" in result.stdout.splitlines()
+
+
 def test_all_mistakes_of_all_files_are_shown_and_the_exit_code_is_2() -> None:
     Path("good.toml").write_text(GOOD)
     Path("bad.toml").write_text(BAD + "queue = 1\n")
@@ -54,6 +62,32 @@ def test_all_mistakes_of_all_files_are_shown_and_the_exit_code_is_2() -> None:
         'bad.toml:4: queue: must be a string, not 1 - write "normal"\n'
         'worse.toml:1: end of file: this is no TOML value - put text in quotes: key = "value"\n'
     )
+
+
+def test_json_is_a_line_for_each_mistake() -> None:
+    """For editors and scripts; what is right has no line."""
+    Path("good.toml").write_text(GOOD)
+    Path("bad.toml").write_text(BAD)
+    result = run("--json", "bad.toml", "good.toml", "none.toml")
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {
+            "file": "bad.toml",
+            "line": 3,
+            "path": "memory",
+            "what": "unknown key",
+            "hint": "write it in [resources], as resources.memory",
+        },
+        {
+            "file": "none.toml",
+            "line": 0,
+            "path": "",
+            "what": "cannot be read: No such file or directory",
+            "hint": "check the path",
+        },
+    ]
+    assert run("--json", "good.toml").stdout == ""
+    assert run("--json", "--plan", "good.toml").exit_code == 2
 
 
 def test_a_folder_is_all_its_job_files() -> None:

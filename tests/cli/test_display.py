@@ -117,8 +117,9 @@ class TestTable:
         row = next(line for line in printed(RESULTS).splitlines() if line.startswith("4 "))
         assert row.split()[-2:] == ["-", "-"]
 
-    def test_lines_do_not_end_in_blanks(self) -> None:
-        assert not [line for line in printed(RESULTS).splitlines() if line != line.rstrip()]
+    @pytest.mark.parametrize("width", [80, 40])
+    def test_lines_do_not_end_in_blanks(self, width: int) -> None:
+        assert not [line for line in printed(RESULTS, width).splitlines() if line != line.rstrip()]
 
     def test_an_empty_run_is_one_line(self) -> None:
         assert printed([]) == "no jobs\n"

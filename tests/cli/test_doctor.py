@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
 
-from batchns.cli import doctor as module
 from batchns.cli.doctor import doctor, facts_to_json, print_facts, verdict
 from batchns.cli.tables import make_console
 from batchns.kernel.facts import Fact, Status
@@ -57,12 +56,13 @@ class TestVerdict:
     @pytest.mark.parametrize(("facts", "code"), [([OK, LIMITED], 0), ([OK, MISSING], 1)])
     @pytest.mark.parametrize("options", [[], ["--json"]])
     def test_exit_code(self, monkeypatch: pytest.MonkeyPatch, facts: list[Fact], code: int, options: list[str]) -> None:
-        monkeypatch.setattr(module, "probe", lambda place: facts)
+        monkeypatch.setattr("batchns.kernel.probe.probe", lambda place: facts)
         assert CliRunner().invoke(doctor, options).exit_code == code
 
 
 class TestJson:
-    def test_holds_every_fact(self) -> None:
+    def test_holds_every_fact_on_one_line(self) -> None:
+        assert "\n" not in facts_to_json([OK, MISSING])
         record = json.loads(facts_to_json([OK, MISSING]))
         assert record["usable"] is False
         assert record["facts"][1] == {

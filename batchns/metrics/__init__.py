@@ -1,0 +1,1 @@
+"""What batchns tells Prometheus: the contract, the counts of what happens, the readings of jobs, their text."""

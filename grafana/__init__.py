@@ -1,0 +1,1 @@
+"""Dashboards, rules and settings for Prometheus and Grafana; none of it is installed with batchns."""

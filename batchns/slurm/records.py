@@ -1,0 +1,179 @@
+"""What is known of submissions beside Slurm, in a folder of the user's that the nodes see, too.
+
+    submissions/KEY   the jobs that were to be submitted, and the ids that they got: one JSON object
+    jobs/ID           a link that leads nowhere: "KEY:NUMBER", which job of which submission it is
+    names/NAME        the same, with the id of the last job of that name
+    results/ID        what became of it, or of its task ID_INDEX, written on its node
+    ends/ID           how Slurm said that it ended, where the node said otherwise or nothing
+    queue, facts      what Slurm has said lately
+
+A file is replaced as a whole, and a link costs a tenth of a file. What is damaged or gone is as if it had never been.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from batchns.errors import HostError
+
+_KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_DAY = 86400.0
+_FOLDERS = ("submissions", "jobs", "names", "results", "ends")
+
+Table = dict[str, Any]
+
+
+class Records:
+    """Raises HostError: the folder cannot be made."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder).expanduser()
+        self._known: dict[str, Table] = {}
+        try:
+            for name in _FOLDERS:
+                (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"{error.filename}: {error.strerror}", "write a folder of yours under [slurm] in batchns.toml"
+            ) from None
+
+    @contextmanager
+    def submission(self, key: str) -> Iterator[Table]:
+        """What is known of this submission, for this process alone; what is changed in the table is kept by `keep`."""
+        path = self.folder / "submissions" / f"{_checked(key)}.lock"
+        with _said():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield self._read("submissions", key) or {}
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def keep(self, key: str, table: Table) -> None:
+        """Raises HostError: there is no room for it."""
+        with _said():
+            self._write("submissions", key, table)
+        self._known.pop(key, None)
+
+    def add(self, job: Table, key: str, number: int) -> None:
+        """A job that has an id by now.
+
+        Raises:
+            HostError: there is no room for it.
+        """
+        for path, text in ((f"jobs/{job['id']}", f"{key}:{number}"), (f"names/{job['name']}", job["id"])):
+            mine = self.folder / f"{path}.{os.getpid()}.{number}"
+            with _said():
+                mine.symlink_to(text)
+                mine.replace(self.folder / path)
+
+    def unname(self, name: str, job_id: str) -> None:
+        """It is not the last job of that name any more: it was taken back."""
+        if self.last_of(name) == job_id:
+            (self.folder / "names" / name).unlink(missing_ok=True)
+
+    def job(self, array_id: str) -> Table | None:
+        """The job that Slurm calls so, as it was submitted; with its `id`, `key`, `user` and `submitted`."""
+        key, _, number = self._link("jobs", array_id).rpartition(":")
+        return self.submitted(key, int(number), array_id) if key else None
+
+    def submitted(self, key: str, number: int, array_id: str) -> Table | None:
+        """As `job`, of a comment."""
+        if key not in self._known:
+            self._known[key] = (self._read("submissions", key) or {}) if _KEY.fullmatch(key) else {}
+        table = self._known[key]
+        jobs = table.get("jobs", ())
+        if not 0 <= number < len(jobs):
+            return None
+        return {**jobs[number], "id": array_id, "key": key, "user": table["user"], "submitted": table["at"]}
+
+    def last_of(self, name: str) -> str | None:
+        """The id of the last job of that name."""
+        return self._link("names", name) or None
+
+    def _link(self, kind: str, name: str) -> str:
+        try:
+            return os.readlink(self.folder / kind / name)
+        except OSError:
+            return ""
+
+    def result(self, job_id: str, key: str) -> Table | None:
+        """What the node has written of this very submission. `key` "": of whichever has the id."""
+        found = self._read("results", job_id)
+        return found if found is not None and (not key or found.get("key") == key) else None
+
+    def end(self, job_id: str, key: str) -> Table | None:
+        found = self._read("ends", job_id)
+        return found if found is not None and found.get("key") == key else None
+
+    def remember(self, job_id: str, key: str, **values: Any) -> None:
+        """How Slurm says that a job ended: it forgets. Where there is no room for it, it is written next time.
+
+        A job that was queued again may end otherwise than it did: the last end counts.
+        """
+        noted = {"key": key, **values}
+        if self._read("ends", job_id) != noted:
+            with suppress(OSError):
+                self._write("ends", job_id, noted)
+
+    def recall(self, job_id: str) -> None:
+        """It has not ended so: it was queued again, or its node says the same."""
+        with suppress(OSError):
+            (self.folder / "ends" / f"{job_id}.json").unlink()
+
+    def prune(self, before: float, now: float) -> None:
+        """Forget what was written last before that moment; at most once a day. Seconds since the epoch."""
+        mark = self.folder / "pruned"
+        try:
+            if now - mark.stat().st_mtime < _DAY:
+                return
+        except FileNotFoundError:
+            pass
+        with _said():
+            mark.touch()
+        for kind in _FOLDERS:
+            for entry in os.scandir(self.folder / kind):
+                with suppress(FileNotFoundError):  # somebody else prunes, too
+                    if entry.stat(follow_symlinks=False).st_mtime < before:
+                        os.unlink(entry.path)
+
+    def ids(self) -> list[str]:
+        """Of all jobs that were ever submitted from here, the youngest first."""
+        return sorted((name for name in os.listdir(self.folder / "jobs") if name.isdecimal()), key=int, reverse=True)
+
+    def _read(self, kind: str, name: str) -> Table | None:
+        try:
+            with (self.folder / kind / f"{name}.json").open() as file:
+                found = json.load(file)
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _write(self, kind: str, name: str, table: Mapping[str, Any]) -> None:
+        path = self.folder / kind / f"{name}.json"
+        mine = path.with_name(f".{name}.{os.getpid()}.{id(table)}")
+        mine.write_text(json.dumps(table))
+        mine.replace(path)
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        raise HostError(what, "the folder of [slurm] in batchns.toml needs room, and has to be yours") from None
+
+
+def _checked(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise HostError(f"{key!r} is no key of a submission", "write letters, digits, ., _ and -")
+    return key

@@ -1,0 +1,19 @@
+# To be read by fish: ~/.config/fish/completions/batchns.fish
+function _batchns_completion;
+    set -l response (env 2>/dev/null _BATCHNS_COMPLETE=fish_complete COMP_WORDS=(commandline -cp) COMP_CWORD=(commandline -t) batchns);
+
+    for completion in $response;
+        set -l metadata (string split "," $completion);
+
+        if test $metadata[1] = "dir";
+            __fish_complete_directories $metadata[2];
+        else if test $metadata[1] = "file";
+            __fish_complete_path $metadata[2];
+        else if test $metadata[1] = "plain";
+            echo $metadata[2];
+        end;
+    end;
+end;
+
+complete --no-files --command batchns --arguments "(_batchns_completion)";
+

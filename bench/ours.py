@@ -2,7 +2,8 @@
 
 1. One call is one job: the plan is built, the launcher asked, the command executed, the exit record read and
    everything released. The launcher is warm and has a sandbox prepared, as it has for all but a run's first jobs.
-2. `batchns, bare` is what bwrap does (no limits, loopback only); `batchns, all` has cgroups, limits, veth and shapers.
+2. `batchns, bare` is what bwrap does with the filter of every job (no limits, loopback only), `batchns, no filter`
+   what bwrap does by itself; `batchns, all` has cgroups, limits, veth and shapers.
 3. `batchns run` is the command as a user types it, interpreter start, sweep, firewall and launcher included.
 """
 
@@ -30,7 +31,7 @@ from batchns.model.config import Config
 from batchns.model.job import JobSpec
 from batchns.supervise.devices import BASE
 from batchns.supervise.runfolder import RunFolder
-from bench.peers import Competitor, PeerError, Run, timed
+from bench.peers import Competitor, PeerError, Run, default_filter, timed
 
 LIMITS = Limits(cpu_shares=1024, cpuset_cpus="0-1", cpuset_mems="0", memory=64 << 20, pids=64, devices=BASE)
 EGRESS = INGRESS = 100_000_000  # bit/s
@@ -79,7 +80,7 @@ def warm_launcher(make_plan: MakePlan) -> Iterator[Run]:
 
 
 @contextmanager
-def bare() -> Iterator[Run]:
+def bare(*, filtered: bool = True) -> Iterator[Run]:
     """Namespaces, mounts and identity, loopback only, without cgroups: what bwrap does."""
     paths = build.host_paths()
     with tempfile.TemporaryDirectory(prefix="batchns-bench-") as folder:
@@ -88,7 +89,8 @@ def bare() -> Iterator[Run]:
             name = f"bench-{serial}"
             slot = build.Slot(number=0, id_start=1_990_000_000, address="")
             attempt = _attempt(name, f"bench-{serial + 1}", folder, slot, f"{folder}/{name}", CgroupPlan(), "none")
-            return build.build(attempt, host_paths=paths), lambda: None
+            plan = build.build(attempt, host_paths=paths)
+            return plan if filtered else plan._replace(seccomp=""), lambda: None
 
         with warm_launcher(make_plan) as run:
             yield run
@@ -138,7 +140,13 @@ def _attempt(
         record=record,
         scratch=1 << 20,
         usual_scratch=1 << 20,
+        seccomp=default_filter(folder),
     )
 
 
-OURS: list[Competitor] = [("batchns, bare", bare), ("batchns, all", everything), ("batchns run, typed", command)]
+OURS: list[Competitor] = [
+    ("batchns, no filter", partial(bare, filtered=False)),
+    ("batchns, bare", bare),
+    ("batchns, all", everything),
+    ("batchns run, typed", command),
+]

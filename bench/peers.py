@@ -16,7 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache, partial
 from pathlib import Path
+
+from batchns.kernel.seccomp.compile import compiled
+from batchns.kernel.seccomp.profile import default
 
 Run = Callable[[], float]
 Competitor = tuple[str, Callable[[], AbstractContextManager[Run]]]
@@ -63,12 +67,42 @@ def bare_namespaces() -> Iterator[Run]:
         yield lambda: timed([binary, "/bin/true"])
 
 
+@cache
+def _compiled() -> bytes:
+    return compiled(default())
+
+
+def default_filter(folder: str) -> str:
+    """The path of the filter that every job of batchns has, compiled once, in the folder."""
+    path = Path(folder) / "seccomp.bpf"
+    if not path.exists():
+        path.write_bytes(_compiled())
+    return str(path)
+
+
 @contextmanager
-def bubblewrap() -> Iterator[Run]:
-    """bwrap with every namespace, the host's root read-only, fresh /proc, /dev and /tmp. It sets no limits."""
+def bubblewrap(*, filtered: bool = False) -> Iterator[Run]:
+    """bwrap with every namespace, the host's root read-only, fresh /proc, /dev and /tmp. It sets no limits.
+
+    `filtered`: with batchns's filter, too.
+    """
     argv = [program("bwrap", "bubblewrap"), "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
-    argv += ["--tmpfs", "/tmp", "--die-with-parent", "--new-session", "--", "/bin/true"]
-    yield lambda: timed(argv)
+    argv += ["--tmpfs", "/tmp", "--die-with-parent", "--new-session"]
+    if not filtered:
+        yield lambda: timed([*argv, "--", "/bin/true"])
+        return
+    with tempfile.TemporaryDirectory(prefix="batchns-bench-") as folder:
+        path = default_filter(folder)
+
+        def run() -> float:
+            rules = os.open(path, os.O_RDONLY)
+            try:
+                os.set_inheritable(rules, True)
+                return timed([*argv, "--seccomp", str(rules), "--", "/bin/true"])
+            finally:
+                os.close(rules)
+
+        yield run
 
 
 @contextmanager
@@ -115,5 +149,6 @@ def _table(value: object) -> dict[str, object]:
 PEERS: list[Competitor] = [
     ("namespaces only (C)", bare_namespaces),
     ("bwrap --unshare-all", bubblewrap),
+    ("bwrap, same filter", partial(bubblewrap, filtered=True)),
     ("runc, busybox, limits", runc),
 ]

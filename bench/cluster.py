@@ -1,0 +1,117 @@
+"""Jobs on a Slurm cluster, through batchns and by plain sbatch, side by side: how many a second, in and through.
+
+1. The cluster is the tests' own: three nodes of two CPUs each, as namespaces of this machine.
+2. Both submit as many jobs side by side, and every job of both has to have completed. Rounds of both alternate.
+   Medians are shown, and batchns's share of what plain sbatch does.
+3. Everything is done by an ordinary user. A batchns job runs in its sandbox, a plain one does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from batchns.slurm.submitting import AT_ONCE
+
+JOBS = 200
+ROUNDS = 3
+USER = "nobody"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=JOBS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--inside", metavar="FOLDER", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    if asked.inside:
+        print(json.dumps(measure(Path(asked.inside), asked.jobs, asked.rounds)))
+        return 0
+    from tests.alone import alone
+    from tests.people import way_for_all
+    from tests.slurm import cluster
+
+    if os.geteuid() != 0 or not cluster.installed():
+        print("Slurm is not installed, or this is not root: .ci/packages slurmctld:slurm-wlm munged:munge")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="batchns-bench-") as folder:
+        Path(folder).chmod(0o755)
+        own = Path(folder, "user")
+        own.mkdir()
+        own.chmod(0o777)
+        with alone(), way_for_all(), cluster.running(cluster.Cluster(folder=Path(folder, "lab"))) as lab:
+            words = [sys.executable, "-m", "bench.cluster", "--inside", str(own)]
+            command = lab.command(*words, f"--jobs={asked.jobs}", f"--rounds={asked.rounds}", user=USER)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    report(json.loads(done.stdout), asked.jobs)
+    return 0
+
+
+def report(figures: dict[str, list[float]], jobs: int) -> None:
+    print(f"{jobs} jobs `true` on a Slurm cluster of 3 nodes with 2 CPUs each, jobs per second (medians)")
+    print(f"{'':<24}{'sbatch':>10}{'batchns':>10}{'share':>8}")
+    for label, name in (("submit", "submit"), ("submit and complete", "through")):
+        plain, ours = (statistics.median(figures[f"{who}_{name}"]) for who in ("sbatch", "batchns"))
+        print(f"{label:<24}{plain:>10.1f}{ours:>10.1f}{ours / plain:>8.2f}")
+
+
+def measure(folder: Path, jobs: int, rounds: int) -> dict[str, list[float]]:
+    """On the controller's host, as the user."""
+    found: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for who, submit in (("sbatch", _plain), ("batchns", _ours)):
+            begin = time.perf_counter()
+            submit(folder, jobs, number)
+            submitted = time.perf_counter() - begin
+            while _run("squeue", "-h", "-o", "%i"):
+                time.sleep(0.05)
+            _all_completed()
+            found.setdefault(f"{who}_submit", []).append(jobs / submitted)
+            found.setdefault(f"{who}_through", []).append(jobs / (time.perf_counter() - begin))
+    return found
+
+
+def _plain(folder: Path, jobs: int, number: int) -> None:
+    def one(_: int) -> None:
+        _run("sbatch", "--parsable", "-o", "/dev/null", "--mem=10", "--chdir=/", "--wrap", "true")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(one, range(jobs)))
+
+
+def _all_completed() -> None:
+    """All that Slurm has not forgotten, which is more than one round.
+
+    Raises:
+        RuntimeError: some have ended otherwise, and what was measured is not what is said.
+    """
+    states = Counter(_run("squeue", "-h", "--states=all", "-o", "%T").split())
+    if states["COMPLETED"] != states.total():
+        raise RuntimeError(f"not all jobs have completed: {dict(states)}")
+
+
+def _ours(folder: Path, jobs: int, number: int) -> None:
+    file = folder / f"jobs{number}.toml"
+    one = '[[job]]\nname = "true{}"\ncommand = ["true"]\nstdout = "/dev/null"\nstderr = "/dev/null"\n'
+    file.write_text("".join(one.format(place) for place in range(jobs)))
+    env = {**os.environ, "HOME": str(folder)}
+    command = [sys.executable, "-m", "batchns", "submit", "--to", "slurm", "--parsable", str(file)]
+    subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+def _run(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -12,12 +12,13 @@ import pytest
 # The benchmark is no part of the installed package.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench import peers
+from bench import daemon, metrics, peers, slurm
 from bench.launch import measure, percentile, summarise
 
 NEEDS = {
     "namespaces only (C)": ["cc"],
     "bwrap --unshare-all": ["bwrap"],
+    "bwrap, same filter": ["bwrap"],
     "runc, busybox, limits": ["runc", "busybox"],
 }
 
@@ -62,6 +63,31 @@ def test_a_missing_program_is_named_with_its_package() -> None:
         peers.program("no-such-program", "a-package")
 
 
+def test_a_goal_is_what_slurm_did_in_the_same_run() -> None:
+    assert (daemon.goal(None), daemon.goal(87.3)) == ("", ">= 87.3")
+
+
+def test_works_side_by_side_are_at_the_same_time() -> None:
+    """Each waits until the other one is there."""
+    pipes = [os.pipe(), os.pipe()]
+
+    def work(mine: int, others: int) -> list[float]:
+        os.write(pipes[others][1], b"x")
+        return [float(os.read(pipes[mine][0], 1) == b"x")]
+
+    assert daemon.side_by_side([lambda: work(0, 1), lambda: work(1, 0)]) == [[1.0], [1.0]]
+    for pipe in pipes:
+        os.close(pipe[0])
+        os.close(pipe[1])
+
+
+def test_a_slurm_that_does_not_answer_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(slurm.VARIABLE, "/bin/false")
+    assert slurm.find() is None
+    monkeypatch.setenv(slurm.VARIABLE, "/bin/true")
+    assert slurm.find() == slurm.Slurm(("/bin/true",))
+
+
 @pytest.mark.kernel
 class TestPeers:
     @pytest.mark.parametrize(("name", "prepare"), peers.PEERS, ids=[name for name, _ in peers.PEERS])
@@ -101,3 +127,15 @@ def leftovers() -> tuple[list[str], list[str]]:
     folders = [str(path) for path in Path("/tmp").glob("batchns-bench-*")]
     groups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/batchns-bench-*")]
     return sorted(folders), sorted(groups)
+
+
+def test_a_goal_of_scrapes_that_is_missed_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics.show(
+        [metrics.Row("quick", 4.9, "ms", 5.0), metrics.Row("slow", 5.1, "ms", 5.0), metrics.Row("size", 9, "MiB")]
+    )
+    said = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert "missed" in said["slow"] and "missed" not in said["quick"] + said["size"]
+
+
+def test_a_series_is_found_by_all_of_its_name() -> None:
+    assert metrics.found("a_sum 1.5\na_sum_b 2\n", "a_sum") == 1.5

@@ -23,16 +23,26 @@ LAYERS = (
     {"core", "kernel"},
     {"launch"},
     {"store"},
+    {"wire"},
     {"supervise"},
+    {"metrics"},
     {"daemon"},
+    {"client"},
+    {"slurm"},
     {"simulate"},
     {"cli"},
     {"__main__"},
 )
 APART = {frozenset({"core", "kernel"})}
 
-# Of what lies below it, a simulation needs the policy and what that is about: no kernel, no processes.
-ONLY = {"simulate": {"errors", "units", "model", "core", "simulate"}}
+# Of what lies below it, a simulation needs the policy and what that is about: no kernel, no processes. A client of the
+# daemon needs what goes over the wire; that of a cluster what jobs are, too, and neither kernel nor daemon.
+ONLY = {
+    "simulate": {"errors", "units", "model", "core", "simulate"},
+    "wire": {"errors", "units", "model", "wire"},
+    "client": {"errors", "units", "wire", "client"},
+    "slurm": {"errors", "units", "model", "wire", "slurm"},
+}
 
 # Policy gets time, randomness and the machine as arguments.
 PURE = {
@@ -40,7 +50,8 @@ PURE = {
     "simulate": {"trio", "os", "time", "logging", "pathlib", "random", "datetime"},
 }
 
-# What the single-threaded forker loads stays small: a fork of it costs what it has loaded.
+# What the single-threaded forker loads stays small: a fork of it costs what it has loaded. So does what a node of a
+# cluster starts for each job.
 HEAVY = {"attrs", "attr", "cattrs", "trio", "pyroute2", "click", "rich", "asyncio", "threading"}
 LIGHT = {
     "batchns.launch.launcher",
@@ -51,6 +62,10 @@ LIGHT = {
     "batchns.launch.covers",
     "batchns.launch.pasta",
     "batchns.launch.job",
+    "batchns.launch.kept",
+    "batchns.launch.notes",
+    "batchns.launch.ahead",
+    "batchns.launch.births",
     "batchns.launch.outbox",
     "batchns.kernel.syscalls",
     "batchns.kernel.cgroups.interface",
@@ -64,6 +79,12 @@ LIGHT = {
     "batchns.kernel.network.types",
     "batchns.kernel.seccomp.load",
     "batchns.kernel.userns",
+    "batchns.model.parcel",
+    "batchns.supervise.batch.main",
+    "batchns.supervise.batch.single",
+    "batchns.supervise.batch.attempt",
+    "batchns.supervise.batch.place",
+    "batchns.supervise.batch.readings",
 }
 
 

@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
-    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "jobs").rglob("*.md"))
+    for path in (
+        *ROOT.glob("*.md"),
+        *(path for top in ("docs", "grafana", "jobs") for path in (ROOT / top).rglob("*.md")),
+    )
     if "results" not in path.parts
 )
 # (page, heading): the table below it has a promise in each row, and so a test.
@@ -41,10 +44,10 @@ FOREIGN = {
 
 def texts() -> Iterator[Path]:
     """The project's own text files; what it quotes (licences, sample data) and what it makes is left out."""
-    for top in ("batchns", "bench", "docs", "jobs", "tests", ".ci"):
+    for top in ("batchns", "bench", "docs", "grafana", "jobs", "packaging", "tests", ".ci"):
         for path in sorted((ROOT / top).rglob("*")):
             parts = path.relative_to(ROOT).parts
-            made = {"__pycache__", "results", "data"} & set(parts) or path.suffix in (".out", ".err", ".pyc")
+            made = {"__pycache__", "results", "data"} & set(parts) or path.suffix in (".out", ".err", ".pyc", ".png")
             if path.is_file() and not made:
                 yield path
     for pattern in ("*.md", "*.toml", "Makefile", ".gitignore"):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from batchns.kernel import bpf
+from batchns.kernel import bpf, landlock
 from batchns.kernel.cgroups.detect import own_unified
 
 from .conftest import batchns, start, until
@@ -92,6 +92,24 @@ def test_a_job_has_the_hosts_network_and_no_namespace_of_its_own(allowed: Path) 
     names = sorted(name for _, name in socket.if_nameindex())
     assert ran.stdout == f"{os.readlink('/proc/self/ns/net')} {names}\n", ran.stderr
     assert not any(name.startswith("bns") for name in names)
+
+
+@pytest.mark.skipif(landlock.version() < 6, reason="Landlock knows nothing of abstract sockets yet")
+def test_it_connects_to_no_abstract_socket_of_the_host(allowed: Path) -> None:
+    """They belong to the network namespace. Without the lock it does, so it is the lock that keeps it from that."""
+    name = f"\0batchns-test-{os.getpid()}"
+    code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
+    open_ = "[isolation]\nlandlock = false\n"
+    settings = allowed / "batchns.toml"
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(name)
+        service.listen()
+        for text, expected in (("", "PermissionError"), (open_, "")):
+            settings.write_text(settings.read_text() + text)
+            words = ("--network", "host", "--", "python3", "-c", code)
+            ran = batchns("run", "--config", str(settings), *words, cwd=allowed)
+            assert (ran.code == 0) == (expected == ""), ran.stderr
+            assert expected in ran.stderr
 
 
 def test_it_reaches_services_of_the_host_at_its_loopback(allowed: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from .conftest import batchns
 from .test_run_files import job, run_jobs
 
+SLOW_KERNEL = "User Mode Linux" in Path("/proc/cpuinfo").read_text()  # a fork takes 24 ms there
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("nothing_left")]
 
 # Counts its own CPU time while both spin: whoever ends first does not matter.
@@ -76,10 +77,10 @@ def test_the_memory_limit_ends_a_job_and_its_neighbour_is_untouched(folder):
 def test_the_pids_limit_holds_a_fork_bomb(folder):
     """The bomb meets EAGAIN, the job ends by its time limit, and nothing of it is left."""
     bomb = (
-        "#!/usr/bin/python3\nimport os, time\nmost = 0\nend = time.monotonic() + 1\n"
-        "while time.monotonic() < end:\n"
+        "#!/usr/bin/python3\nimport os, time\nmost = refused = 0\nend = time.monotonic() + 20\n"
+        "while refused < 10 and time.monotonic() < end:\n"
         "    try:\n        if os.fork() == 0:\n            time.sleep(30)\n        most += 1\n"
-        "    except BlockingIOError: time.sleep(0.05)\nprint(most)\n"
+        "    except BlockingIOError:\n        refused += 1\n        time.sleep(0.05)\nprint(most)\n"
     )
     ran = run_jobs(folder, job("bomb", bomb, tables="[job.resources]\npids = 40"))
     assert ran.jobs["bomb"]["state"] == "COMPLETED"
@@ -105,7 +106,7 @@ def test_kill_ends_a_job_that_forks_on_and_ignores_signals(folder):
     )
     result = ran.jobs["storm"]
     assert result["state"] == "TIMEOUT"
-    assert result["running_seconds"] < 1.5 + 2
+    assert result["running_seconds"] < 1.5 + (8 if SLOW_KERNEL else 2)
 
 
 def test_usage_is_measured(folder):
@@ -123,7 +124,9 @@ def test_usage_is_measured(folder):
         burned = float(Path(used["stdout"]).read_text())
     finally:
         shutil.rmtree(place)
-    assert 1.0 <= burned <= used["cpu_seconds"] < burned + 0.4, "more is only what starting and ending it takes"
+    assert 1.0 <= burned <= used["cpu_seconds"] < burned + (1.2 if SLOW_KERNEL else 0.4), (
+        "more is only what starting and ending it takes"
+    )
     assert 64 << 20 <= used["memory_peak_bytes"] < 160 << 20
     if disk == "ext2/ext3":
         assert used["io_write_bytes"] >= 8 << 20

@@ -189,6 +189,7 @@ def test_equals_take_turns_where_there_are_time_slices(folder):
     assert ran.jobs["two"]["queued_seconds"] < 1.2, "it did not wait for the first one's end"
 
 
+@pytest.mark.slow
 def test_jobs_of_a_queue_that_yields_stand_still_while_the_machine_is_busy_with_other_things(folder):
     (folder / "batchns.toml").write_text(
         '[queues.idle]\nyield = true\n[neighbour]\nfreeze_above = 0.7\nthaw_below = 0.45\nfor = "2s"\n'

@@ -29,6 +29,7 @@ _PROGRESS = re.compile(r"\d\d:\d\d:\d\d  (\d+)((?:_\d+)?  .*)")
 _ROW = re.compile(r"(\d+)((?:_\d+)?)\s+(\S+)\s+([A-Z_]+)\s+(\S+)(?:\s+\S+){4}(?:\s+.*)?")
 _FOR = re.compile(r"(?<=makes room for )\d+")
 _DETAIL = re.compile(r"(\d+)((?:_\d+)? \S+: [A-Z_]+)")
+_OVER = re.compile(r"(\d+)((?:_\d+)? \S+: [A-Z_]+ after) [\d.]+(?:ms|s|m|h)\w*(:.*)?")
 _DURATION = re.compile(r"(?<=  )\d[\d.]*(?:ms|s|m|h)\w*(?=  |$)")
 
 
@@ -83,13 +84,15 @@ def alike(output: str, folder: str = FOLDER) -> list[str]:
             lines.append(f"{number(match[1])}{match[2]} {match[3]} {match[4]} {match[5]}")
         elif match := _DETAIL.fullmatch(line):
             lines.append(f"{number(match[1])}{match[2]}")
+        elif match := _OVER.fullmatch(line):
+            lines.append(f"{number(match[1])}{match[2]} DURATION{match[3] or ''}")
         else:
             line = re.sub(r"-(\d+)((?:_\d+)?(?:-r\d+)?\.(?:out|err))\b", r"-ID\2", line)
             lines.append(re.sub(r"^(\d+ jobs?: .*) in [\d.]+ s$", r"\1 in DURATION", line))
     return sorted(progress) + lines
 
 
-def output_of(command: str, folder: Path) -> str:
+def output_of(command: str, folder: Path, **environment: str) -> str:
     """What a person sees: stdout and stderr of the command, in the order in which they came."""
     tools = folder.parent / "tools"
     tools.mkdir(exist_ok=True)
@@ -99,7 +102,7 @@ def output_of(command: str, folder: Path) -> str:
     done = subprocess.run(
         ["/bin/sh", "-c", command],
         cwd=folder,
-        env={"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8"},
+        env={"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder), "LANG": "C.UTF-8", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -121,12 +124,12 @@ def differences(text: str, outputs: list[str], folder: str) -> list[str]:
     ]
 
 
-def run_page(text: str, folder: Path) -> list[str]:
-    """The output of every command of the page, run in order in `folder`."""
+def run_page(text: str, folder: Path, **environment: str) -> list[str]:
+    """The output of every command of the page, run in order in `folder`; `environment`: variables besides."""
     folder.mkdir()
     for name, body in files(text).items():
         (folder / name).write_text(body)
-    return [output_of(command, folder) for command, _ in commands(text)]
+    return [output_of(command, folder, **environment) for command, _ in commands(text)]
 
 
 @pytest.mark.kernel

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from batchns.errors import UserError
+from batchns.model.submitter import ROOT
 from batchns.supervise import outputs
 from batchns.supervise.outputs import Outputs
 from batchns.supervise.ports import threads
@@ -56,7 +57,7 @@ def test_the_event_loop_goes_on_while_an_output_hangs(
             nursery.start_soon(tick)
             paths = [("stdout", f"{tmp_path}/good.out"), ("stderr", f"{hung}/job.err")]
             with pytest.raises(UserError, match=rf"{hung}/job\.err: no answer from the file system within 500ms"):
-                await Outputs(threads()).open_all(paths)
+                await Outputs(threads()).open_all("", paths, ROOT)
             nursery.cancel_scope.cancel()
 
     began = time.monotonic()

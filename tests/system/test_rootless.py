@@ -16,44 +16,22 @@ from typing import Any
 
 import pytest
 
-from batchns.kernel import syscalls
 from batchns.kernel.cgroups.detect import parse_mountinfo
 from batchns.kernel.cgroups.v2 import CONTROLLERS
 
 from ..alone import end_with_parent
+from ..people import way_for_all
 from .conftest import Ran, until
 
 pytestmark = pytest.mark.kernel
 
 UID = 31001
-PACKAGE = Path(__file__).resolve().parents[2]
-
-
-def closed_above(path: str) -> Path | None:
-    """The first folder on the way to `path` that other users cannot enter."""
-    above = [*reversed(Path(path).parents)]
-    return next((folder for folder in above if not folder.stat().st_mode & 0o001), None)
 
 
 @pytest.fixture
 def way() -> Iterator[None]:
-    """Every user reaches this Python and this package, wherever they are: in this test run's own mounts."""
-    places = {sys.base_prefix, sys.prefix, str(PACKAGE)}
-    covered: list[Path] = []
-    try:
-        while closed := next((found for place in sorted(places) if (found := closed_above(place))), None):
-            kept = [place for place in places if Path(place).is_relative_to(closed)]
-            trees = [(place, syscalls.open_tree(syscalls.AT_FDCWD, place, syscalls.OPEN_TREE_CLONE)) for place in kept]
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "way", closed], check=True)
-            covered.append(closed)
-            for place, tree in trees:
-                Path(place).mkdir(parents=True, exist_ok=True)
-                syscalls.move_mount(tree, syscalls.AT_FDCWD, place)
-                os.close(tree)
+    with way_for_all():
         yield
-    finally:
-        for folder in reversed(covered):
-            subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

@@ -116,5 +116,3 @@ def test_a_held_job_is_refused_in_a_run(folder):
     ran = run_jobs(folder, job("held", "true", "hold = true"))
     assert ran.code == 2
     assert "hold: nobody can release it in a batchns run" in ran.stderr
-
-

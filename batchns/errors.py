@@ -5,7 +5,16 @@ Libraries raise; only the command line turns an error into a message and an exit
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Mapping
+
+# errno: (what is wrong, what to do).
+SCARCE: Mapping[int, tuple[str, str]] = {
+    errno.EMFILE: ("no descriptors left", "raise LimitNOFILE in batchns.service; in a shell, ulimit -n"),
+    errno.ENFILE: ("no descriptors left on this machine", "raise their number: sysctl fs.file-max"),
+    errno.ENOMEM: ("no memory left for the kernel", "free some, or have fewer jobs run at a time"),
+}
 
 
 class BatchnsError(Exception):
@@ -45,3 +54,10 @@ class StepError(HostError):
         self.step = step
         self.path = path
         self.errno = errno
+
+
+def host_error(error: OSError) -> HostError:
+    """Of a call that only this machine can make fail."""
+    reason = error.strerror or str(error)
+    what, hint = SCARCE.get(error.errno or 0, (reason, ""))
+    return HostError(f"{error.filename}: {what}" if error.filename else what, hint)

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import resource
-import socket
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from batchns.kernel.cgroups.sample import RESOURCES, Sample, merged, pressure
 from batchns.kernel.network import traffic
 from batchns.kernel.network.types import Counters
 from batchns.metrics.meters import Labels
+from batchns.metrics.shapers import Drops, Shapers
 from batchns.metrics.snapshot import JobNow
 from batchns.model.result import Usage
 
@@ -30,11 +30,9 @@ _LEAST = 256
 
 
 class Reading(NamedTuple):
-    """`drops`: packets that the job's shaper of what comes in has dropped."""
-
     sample: Sample = Sample()
     traffic: Counters | None = None
-    drops: int | None = None
+    drops: Drops = Drops()
 
 
 @define(eq=False)
@@ -44,16 +42,17 @@ class Readings:
     driver: Driver
     errors: Counter[str] = field(factory=Counter)  # failed readings since the start, by source
     _kept: KeptOpen = field(init=False)
+    _shapers: Shapers = field(init=False)
     _paths: dict[str, tuple[str, ...]] = field(init=False, factory=dict)  # by attempt
     _last: dict[str, Reading] = field(init=False, factory=dict)
     # What attempts had used in the end that ended since the snapshot whose jobs are being read; None: none are.
     _gone: dict[str, Reading] | None = field(init=False, default=None)
-    _indices: dict[str, int] = field(init=False, factory=dict)  # of links
     _lock: threading.Lock = field(init=False, factory=threading.Lock)  # no file is closed while it is read
 
     def __attrs_post_init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._kept = KeptOpen(max(_LEAST, soft - _RESERVED))
+        self._shapers = Shapers(self.driver, self.errors)
 
     def begin(self) -> None:
         """A snapshot is taken, whose jobs will be read."""
@@ -61,23 +60,25 @@ class Readings:
 
     def read(self, jobs: Sequence[JobNow]) -> dict[str, Reading]:
         """By attempt. Blocks."""
-        links = self._links() if any(job.link for job in jobs) else None
-        drops = self._drops(jobs) if any(job.link and job.ingress for job in jobs) else {}
+        links = self._links() if any(job.link for job in jobs) else {}
+        drops = self._shapers.read(jobs, links)
         found = {}
         for job in jobs:
             sample, whole = self._sample(job.attempt)
             before = (self._gone or {}).get(job.attempt) or self._last.get(job.attempt) or Reading()
-            through = (links or {}).get(job.link) if job.link else None
+            through = links.get(job.link) if job.link else None
+            dropped = drops.get(job.attempt, Drops())
             found[job.attempt] = Reading(
                 sample=sample if whole else merged(sample, before.sample),
                 traffic=before.traffic if through is None else through,
-                drops=drops.get(self._indices.get(job.link, -1), before.drops),
+                drops=Drops(*(old if new is None else new for old, new in zip(before.drops, dropped, strict=True))),
             )
         with self._lock:
             self._gone = None
             self._last = found
             for attempt in self._paths.keys() - found.keys():
                 self._kept.close(self._paths.pop(attempt))
+        self._shapers.keep(found)
         return found
 
     def knows(self, job: JobNow) -> bool:
@@ -138,14 +139,4 @@ class Readings:
             return traffic.links()
         except (OSError, ValueError):
             self.errors["link"] += 1
-            return {}
-
-    def _drops(self, jobs: Sequence[JobNow]) -> Mapping[int, int]:
-        shaped = {job.link for job in jobs if job.ingress}
-        try:
-            if not shaped <= self._indices.keys():
-                self._indices = {name: index for index, name in socket.if_nameindex() if name in shaped}
-            return traffic.drops()
-        except (OSError, ValueError):
-            self.errors["shaper"] += 1
             return {}

@@ -108,7 +108,7 @@ Value = float | int | None
 _Series = tuple[str, Callable[[Row], Value]]  # labels besides the job's id, as text; its value
 
 
-def _part(of: Callable[[Row], tuple[int, int] | None], number: int) -> Callable[[Row], Value]:
+def _part(of: Callable[[Row], tuple[int | None, int | None] | None], number: int) -> Callable[[Row], Value]:
     def value(row: Row) -> Value:
         pair = of(row)
         return None if pair is None else pair[number]
@@ -116,7 +116,7 @@ def _part(of: Callable[[Row], tuple[int, int] | None], number: int) -> Callable[
     return value
 
 
-def _directed(of: Callable[[Row], tuple[int, int] | None], names: Sequence[str]) -> tuple[_Series, ...]:
+def _directed(of: Callable[[Row], tuple[int | None, int | None] | None], names: Sequence[str]) -> tuple[_Series, ...]:
     return tuple((f',direction="{name}"', _part(of, number)) for number, name in enumerate(names))
 
 
@@ -146,7 +146,7 @@ _SERIES: Mapping[str, tuple[_Series, ...]] = {
         (f',direction="{DIRECTIONS[0]}"', lambda row: row.job.egress),
         (f',direction="{DIRECTIONS[1]}"', lambda row: row.job.ingress),
     ),
-    "batchns_job_network_drops_total": ((f',direction="{DIRECTIONS[1]}"', lambda row: row.reading.drops),),
+    "batchns_job_network_drops_total": _directed(lambda row: row.reading.drops, DIRECTIONS),
     "batchns_job_frozen": (("", lambda row: int(row.job.frozen)),),
     "batchns_job_frozen_seconds_total": (("", lambda row: row.job.frozen_seconds),),
     "batchns_job_pressure_seconds_total": tuple(_stall(one, kind) for one in RESOURCES for kind in STALLS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -145,6 +146,47 @@ def test_what_goes_through_its_link_is_counted_as_the_job_sees_it(daemon: Live, 
     assert served.value("batchns_job_network_bytes_total", job_id=job, direction="ingress") < 20_000
     assert served.value("batchns_job_network_limit_bytes_per_second", job_id=job, direction="egress") == 50e6 / 8
     assert served.value("batchns_allocated_network_bytes_per_second", direction="ingress") == 20e6 / 8
+
+
+FLOOD = """
+import socket, time
+senders = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(16)]  # one alone waits for its own buffer
+for _ in range(60):
+    for sender in senders:
+        sender.sendto(bytes(1000), ("192.0.2.1", 9))
+print("sent", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_job_sends_too_fast_is_dropped_by_its_own_shaper_and_counted(daemon: Live, port: int) -> None:
+    slow = daemon.submit("--egress", "8mbit", "--ingress", "8mbit", "--", "python3", "-c", FLOOD)
+    fast = daemon.submit("--egress", "80mbit", "--ingress", "8mbit", "--", "sleep", "600")
+    until(lambda: "sent" in daemon.output(slow))
+    daemon.until(fast, "RUNNING")
+    served = scraped(port)
+    lost = served.value("batchns_job_network_drops_total", job_id=slow, direction="egress")
+    passed = served.value("batchns_job_network_bytes_total", job_id=slow, direction="egress") / 1042
+    assert 100 < lost < 960 and lost + passed == pytest.approx(960, abs=150)  # what neither passed nor waits was lost
+    assert served.value("batchns_job_network_drops_total", job_id=slow, direction="ingress") == 0
+    assert served.value("batchns_job_network_drops_total", job_id=fast, direction="egress") == 0
+    again = scraped(port)  # nothing was sent meanwhile: what was counted stands
+    assert again.value("batchns_job_network_drops_total", job_id=slow, direction="egress") >= lost
+    assert again.value("batchns_collect_errors_total", source="shaper") == 0
+    assert daemon.pid(slow) in held(daemon)
+    assert daemon("cancel", slow).code == 0
+    daemon.until(slow, "CANCELLED")
+    scraped(port)
+    assert -1 not in held(daemon)  # of a process that is gone
+
+
+def held(daemon: Live) -> list[int]:
+    """The processes that the daemon has a pidfd of, as the kernel tells."""
+    found = []
+    for info in Path(f"/proc/{daemon.daemon.pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += [int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("Pid:")]
+    return found
 
 
 def test_a_job_shorter_than_any_interval_is_counted(daemon: Live, port: int) -> None:

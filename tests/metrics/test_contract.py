@@ -13,6 +13,7 @@ from batchns.metrics import contract, text
 from batchns.metrics.contract import METRICS, Type
 from batchns.metrics.meters import Meters
 from batchns.metrics.readings import Reading
+from batchns.metrics.shapers import Drops
 from batchns.metrics.snapshot import JobNow
 from batchns.metrics.table import markdown
 
@@ -23,7 +24,7 @@ JOB = JobNow("7_3", "abcde-1", 'it\'s "new"\\\n', "ada", "normal", 2.0, 1e9, Tru
 FULL = Sample(
     1.5, 0.25, 0.125, 1000, 900, 2000, 4096, 1, 7, (10, 20), (1, 2), {(one, "some"): 1.0 for one in RESOURCES}
 )
-READING = Reading(FULL, Counters(111, 222), 3)
+READING = Reading(FULL, Counters(111, 222), Drops(3, 4))
 
 
 def served(kind: str, *rows: text.Row) -> Served:

@@ -15,7 +15,7 @@ import trio
 from attrs import evolve
 
 from batchns.kernel.cgroups import sample
-from batchns.metrics import readings
+from batchns.metrics import shapers
 from batchns.metrics.exporter import Exporter
 from batchns.metrics.meters import Meters
 from batchns.metrics.snapshot import JobNow, Snapshot
@@ -366,7 +366,7 @@ def test_a_table_of_links_that_cannot_be_had_is_counted_and_spoils_nothing(
     def none_left() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(readings.socket, "if_nameindex", none_left)
+    monkeypatch.setattr(shapers.socket, "if_nameindex", none_left)
 
     async def main() -> None:
         here = World(tmp_path, MetricsSettings())

@@ -2,8 +2,10 @@
 
 1. Bytes from proc_pid_net(5) dev, which takes no lock.
 2. Drops from the queueing disciplines on the host's ends, by one dump: what the shapers of what comes in threw away.
+3. What a job sends is shaped in its own namespace: a thread goes there to ask, and ends without coming back. No socket
+   is kept there, since one would keep the namespace, and with it the job's link, beyond the job's end.
 
-Sources: rtnetlink(7), include/uapi/linux/{gen_stats,pkt_sched,rtnetlink}.h.
+Sources: rtnetlink(7), setns(2), include/uapi/linux/{gen_stats,pkt_sched,rtnetlink}.h.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
+from batchns.kernel import syscalls as sys
 from batchns.kernel.network.netlink import attributes
 from batchns.kernel.network.types import Counters
 
@@ -24,6 +29,8 @@ _TCA_KIND, _TCA_STATS2, _TCA_STATS_QUEUE = 1, 7, 3
 _QUEUE = struct.Struct("=IIIII")  # struct gnet_stats_queue: length, backlog, drops, requeues, overlimits
 _SHAPER = b"tbf\0"
 _LARGEST = 1 << 16
+
+Key = TypeVar("Key")
 
 
 def links() -> dict[str, Counters]:
@@ -40,7 +47,7 @@ def links() -> dict[str, Counters]:
 
 
 def drops() -> dict[int, int]:
-    """Packets that shapers have dropped, by the link's index.
+    """Packets that shapers have dropped, by the link's index, in the namespace of the calling thread.
 
     Raises:
         OSError: the kernel does not tell.
@@ -56,6 +63,27 @@ def drops() -> dict[int, int]:
                 if parts.get(_TCA_KIND) == _SHAPER and _TCA_STATS2 in parts:
                     queue = dict(attributes(parts[_TCA_STATS2])).get(_TCA_STATS_QUEUE)
                     found[index] = _QUEUE.unpack_from(queue)[2] if queue else 0
+    return found
+
+
+def drops_inside(processes: Mapping[Key, int]) -> dict[Key, int | OSError]:
+    """Packets that shapers have dropped in the network namespaces of these processes (pidfds), or why it is not known.
+
+    ESRCH: there is no such process any more. Blocks.
+    """
+    found: dict[Key, int | OSError] = {}
+
+    def visit() -> None:
+        for key, process in processes.items():
+            try:
+                sys.setns(process, sys.CLONE_NEWNET)
+                found[key] = sum(drops().values())
+            except OSError as error:
+                found[key] = error
+
+    thread = threading.Thread(target=visit, name="batchns-drops")  # its own: it stays where it went last
+    thread.start()
+    thread.join()
     return found
 
 

@@ -144,8 +144,8 @@ def _batch_program() -> list[str]:
 
     places = [str(Path(module.__file__ or "").parents[1]) for module in (batchns, attr)]
     code = (
-        f"import sys; sys.path[:0] = {list(dict.fromkeys(places))!r}; "
-        "from batchns.supervise.batch.main import main; sys.exit(main(sys.argv[1]))"
+        f"import gc, sys; gc.disable(); sys.path[:0] = {list(dict.fromkeys(places))!r}; "
+        "from batchns.supervise.batch.main import process; process(sys.argv[1])"
     )
     return [sys.executable, "-I", "-S", "-c", code]
 

@@ -160,8 +160,8 @@ class Queue:
 
     def most(self, key: str) -> float | None:
         """The most of `key`, a field of `Bound`, that one job can have: beyond it, it would wait for ever."""
-        bounds = (getattr(bound, key) for bound in (self.per_job, self.per_user, self.total))
-        return min((bound for bound in bounds if bound is not None), default=None)
+        bounds = [getattr(bound, key) for bound in (self.per_job, self.per_user, self.total)]
+        return min([bound for bound in bounds if bound is not None], default=None)
 
 
 @frozen(kw_only=True)
@@ -356,7 +356,7 @@ class Config:
         `memory` None means what it means in `Defaults`; that it is not more either is then for the caller to heed.
         """
         known = self.queues[queue]
-        defaults = evolve(self.defaults, **known.defaults)
+        defaults = evolve(self.defaults, **known.defaults) if known.defaults else self.defaults
         cpus, memory, longest = (known.most(key) for key in ("cpus", "memory", "time_limit"))
         if cpus is not None and defaults.cpus > cpus:
             defaults = evolve(defaults, cpus=float(int(cpus)) if cpus >= 1 else cpus)

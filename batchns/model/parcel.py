@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import zlib
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ FREEZE, THAW = 35, 36
 
 def pack(content: Mapping[str, Any]) -> str:
     """JSON's own types as comment lines of a script."""
-    packed = base64.b64encode(zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1)).decode()
+    packed = binascii.b2a_base64(
+        zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1), newline=False
+    ).decode()
     return "".join(f"{MARK}{packed[at : at + _LINE]}\n" for at in range(0, len(packed), _LINE))
 
 
@@ -30,7 +32,7 @@ def unpack(script: str) -> dict[str, Any]:
     """
     packed = "".join(line.removeprefix(MARK) for line in script.splitlines() if line.startswith(MARK))
     try:
-        content: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed, validate=True)))
+        content: dict[str, Any] = json.loads(zlib.decompress(binascii.a2b_base64(packed, strict_mode=True)))
     except zlib.error as error:
         raise ValueError(str(error)) from None
     return content

@@ -1,8 +1,8 @@
 """What is known of submissions beside Slurm, in a folder of the user's that the nodes see, too.
 
     submissions/KEY   the jobs that were to be submitted, and the ids that they got: one JSON object
-    jobs/ID           a link that leads nowhere: "KEY:NUMBER", which job of which submission it is
-    names/NAME        the same, with the id of the last job of that name
+    jobs/ID           a link that leads nowhere: "KEY:NUMBER:ID", which job of which submission it is
+    names/NAME        that of the last job of that name
     results/ID        what became of it, or of its task ID_INDEX, written on its node
     ends/ID           how Slurm said that it ended, where the node said otherwise or nothing
     queue, facts      what Slurm has said lately
@@ -16,7 +16,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,14 @@ class Records:
         Raises:
             HostError: there is no room for it.
         """
-        for path, text in ((f"jobs/{job['id']}", f"{key}:{number}"), (f"names/{job['name']}", job["id"])):
-            mine = self.folder / f"{path}.{os.getpid()}.{number}"
-            with _said():
-                mine.symlink_to(text)
-                mine.replace(self.folder / path)
+        job_id, text = job["id"], f"{key}:{number}:{job['id']}"
+        with _said():
+            here = _placed(f"{self.folder}/jobs/{job_id}", lambda path: os.symlink(text, path))
+            # Another name of the same link, which costs a tenth; where the file system has none, another link.
+            try:
+                _placed(f"{self.folder}/names/{job['name']}", lambda path: os.link(here, path, follow_symlinks=False))
+            except OSError:
+                _placed(f"{self.folder}/names/{job['name']}", lambda path: os.symlink(text, path))
 
     def unname(self, name: str, job_id: str) -> None:
         """It is not the last job of that name any more: it was taken back."""
@@ -82,8 +86,8 @@ class Records:
 
     def job(self, array_id: str) -> Table | None:
         """The job that Slurm calls so, as it was submitted; with its `id`, `key`, `user` and `submitted`."""
-        key, _, number = self._link("jobs", array_id).rpartition(":")
-        return self.submitted(key, int(number), array_id) if key else None
+        key, number, _ = self._link("jobs", array_id)
+        return self.submitted(key, number, array_id) if key else None
 
     def submitted(self, key: str, number: int, array_id: str) -> Table | None:
         """As `job`, of a comment."""
@@ -97,13 +101,15 @@ class Records:
 
     def last_of(self, name: str) -> str | None:
         """The id of the last job of that name."""
-        return self._link("names", name) or None
+        return self._link("names", name)[2] or None
 
-    def _link(self, kind: str, name: str) -> str:
+    def _link(self, kind: str, name: str) -> tuple[str, int, str]:
+        """Key, number and id; empty ones where there is no such link."""
         try:
-            return os.readlink(self.folder / kind / name)
-        except OSError:
-            return ""
+            key, number, job_id = os.readlink(self.folder / kind / name).rsplit(":", 2)
+            return key, int(number), job_id
+        except (OSError, ValueError):
+            return "", 0, ""
 
     def result(self, job_id: str, key: str) -> Table | None:
         """What the node has written of this very submission. `key` "": of whichever has the id."""
@@ -162,6 +168,19 @@ class Records:
         mine = path.with_name(f".{name}.{os.getpid()}.{id(table)}")
         mine.write_text(json.dumps(table))
         mine.replace(path)
+
+
+def _placed(path: str, make: Callable[[str], None]) -> str:
+    """`path`, made there by `make`; instead of what was there before, which is then not missing for a moment."""
+    try:
+        make(path)
+    except FileExistsError:
+        mine = f"{path}.{os.getpid()}.{threading.get_ident()}"
+        make(mine)
+        os.replace(mine, path)  # where both are the same link already, it is left as it is, and so is `mine`
+        with suppress(FileNotFoundError):
+            os.unlink(mine)
+    return path
 
 
 @contextmanager

@@ -158,8 +158,9 @@ class Submitter:
 
             def one(number: int, target: Target = target) -> str:
                 spec = specs[number]
-                left = tuple(edge for edge in spec.dependency if edge not in over)
-                return self._one(evolve(spec, dependency=left), target, table, number, look_first=look_first)
+                if spec.dependency:
+                    spec = evolve(spec, dependency=tuple(edge for edge in spec.dependency if edge not in over))
+                return self._one(spec, target, table, number, look_first=look_first)
 
             todo = [number for number in level if "id" not in table["jobs"][number]]
             if len(todo) <= FEW:

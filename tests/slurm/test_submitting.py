@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pathlib
 
 import pytest
 
@@ -256,7 +255,7 @@ def test_a_folder_without_room_is_said_and_nothing_stays(fake: FakeSlurm, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(fake.state))
 
     engine = fake.engine()
-    monkeypatch.setattr(pathlib.Path, "symlink_to", full)
+    monkeypatch.setattr(os, "symlink", full)
     with pytest.raises(HostError, match="No space left"):
         engine.submit(request(jobs("a"), "k1"))
     assert fake.calls("scancel") == [["scancel", "101"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import select
@@ -84,7 +83,6 @@ def _live(ours: socket.socket, theirs: socket.socket) -> None:
         os.dup2(null, 1)
         os.close(null)
         os.chdir("/")
-        gc.collect()
         launcher.main(theirs.detach(), root=False)
     except SystemExit:
         os._exit(0)

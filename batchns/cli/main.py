@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import io
 import os
@@ -76,6 +77,8 @@ class _Lazy(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"batchns.cli.{COMMANDS[name][0]}")
+        gc.freeze()
+        gc.enable()
         command: click.Command = getattr(module, name, None) or getattr(module, f"{name}_")
         return command
 
@@ -118,6 +121,7 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: run the command, turn errors into messages, exit."""
+    gc.disable()  # until the command is imported: what modules make is no garbage
     _prepare_streams()
     try:
         try:

@@ -452,7 +452,7 @@ def metrics(lab: Cluster, node: str, folder: Path) -> dict[str, float]:
 def test_a_node_tells_what_its_jobs_use(reachable: None) -> None:
     with tempfolder() as folder, running(Cluster(folder=folder / "lab", nodes=1, proctrack="cgroup")) as lab:
         client = client_of(lab, folder / "user")
-        script = "x=$(head -c 20M /dev/zero | tr '\\\\0' x); while :; do :; done"
+        script = "x=$(head -c 20M /dev/zero | tr '\\0' x); while :; do :; done"
         (job_id,) = client.submit(f"name = \"burns\"\nscript = '''{script}'''\nresources.memory = \"200MiB\"\n")
         until(lambda: client.state(job_id) == "RUNNING", "it runs")
         own = f'{{job_id="{job_id}"}}'

@@ -113,6 +113,13 @@ def connections(path: str) -> int:
 _ITS_INIT = "without root init has the user's id: its limits are the job's own to lower, and concern nobody else"
 _KERNEL = "the kernel itself keeps PID 1 of a namespace from signals of its own"
 
+
+def _score_gap() -> str:
+    """Why a job may lower its score here; "" where it cannot."""
+    lacks = judges.lacks_resource_rights()
+    return lacks and f"{lacks}, so a job may come down from the 500 that it was given to the 0 of others"
+
+
 BATCH = (
     Attack(name="trace_init", judge=init_touched, control="own_init"),
     Attack(name="stop_init", judge=init_touched, lacks=lambda: _KERNEL),
@@ -121,7 +128,7 @@ BATCH = (
     Attack(name="more_processors", judge=more_processors, control="pinned"),
     Attack(name="more_of_a_processor", judge=better_place, control="root"),
     Attack(name="larger_limits", judge=larger_limits, control="root", lacks=judges.lacks_resource_rights),
-    Attack(name="later_in_line_to_be_killed", judge=later_in_line, control="pinned"),
+    Attack(name="later_in_line_to_be_killed", judge=later_in_line, control="pinned", gap=_score_gap()),
     Attack(name="control_socket", judge=connected, hidden=True),
     Attack(name="folders_of_the_daemon", judge=judges.loot, hidden=True, control="root"),
 )

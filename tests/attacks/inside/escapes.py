@@ -561,8 +561,13 @@ def fanotify() -> None:
 def kernel_log() -> None:
     """the kernel's log"""
     room = ctypes.create_string_buffer(1 << 16)
+
+    def read() -> bytes:
+        length = number(103, 3, room, 1 << 16)  # syslog, SYSLOG_ACTION_READ_ALL
+        return room.raw[:length]
+
     each(
-        lambda: tell(room.raw[: number(103, 3, room, 1 << 16)]),
+        lambda: tell(read()),
         lambda: tell(os.read(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK), 8192)),
         lambda: tell(os.read(os.open("/proc/kmsg", os.O_RDONLY | os.O_NONBLOCK), 8192)),
     )

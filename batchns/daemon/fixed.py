@@ -7,13 +7,13 @@ from operator import attrgetter
 
 from attrs import evolve
 
-from batchns.model.config import Config
+from batchns.model.config import Config, Tls
 
 _FIXED = (
     *("paths.state", "paths.run", "cgroup.parent"),
     *("network.pool", "network.pool6", "network.nat", "network.outside", "network.dns", "network.host", "network.mtu"),
     *("isolation.id_start", "isolation.id_ranges", "isolation.subid_owner"),
-    *("daemon.socket", "daemon.tls"),
+    "daemon.socket",
 )
 
 
@@ -24,7 +24,15 @@ def keep_fixed(config: Config, held: Config) -> tuple[Config, tuple[str, ...]]:
         table, _, key = name.partition(".")
         changed = evolve(getattr(config, table), **{key: attrgetter(name)(held)})
         config = evolve(config, **{table: changed})
-    return config, waiting
+    tls, listening = _keep_listening(config.daemon.tls, held.daemon.tls)
+    return evolve(config, daemon=evolve(config.daemon, tls=tls)), (*waiting, *listening)
+
+
+def _keep_listening(tls: Tls | None, held: Tls | None) -> tuple[Tls | None, tuple[str, ...]]:
+    """Certificates and users may change, but not where the daemon listens, or whether it does."""
+    if tls is None or held is None:
+        return held, () if tls is held else ("daemon.tls",)
+    return evolve(tls, listen=held.listen), () if tls.listen == held.listen else ("daemon.tls.listen",)
 
 
 def needs_restart(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from batchns.daemon.fixed import keep_fixed, needs_restart
 from batchns.daemon.http.scrape import serve_scrapes
 from batchns.daemon.http.server import Change, serve
 from batchns.daemon.http.settings import Limits, Settings, Tls
+from batchns.daemon.http.tls import read_papers
 from batchns.daemon.keys import Keys
 from batchns.daemon.logs import Follower
 from batchns.daemon.machine import Machine, open_machine, own_folders, remove_strays
@@ -276,6 +277,8 @@ class Daemon:
         machine = self.scheduler.machine
         capacity, units = read_node(config), devices.read_units(config)
         filters = await trio.to_thread.run_sync(write_all_filters, config.isolation.seccomp, machine.runs.path)
+        settings = http_settings(config)
+        papers = None if settings.tls is None else await trio.to_thread.run_sync(read_papers, settings.tls)
         if config.metrics.listen != self._scraped_at:
             await self._move_monitors(config.metrics.listen)
         machine.capacity, machine.units, machine.filters = capacity, dict(units), dict(filters)
@@ -285,7 +288,7 @@ class Daemon:
         await self.scheduler.reconfigure(config)
         self.config, self._waiting = config, waiting
         rights = (config.daemon.admins, config.daemon.see) != (before.daemon.admins, before.daemon.see)
-        self._admit(http_settings(config), rights)
+        self._admit(settings, rights, papers)
         self.monitor.exporter.begin()
         self._watching.cancel()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 
 from batchns.daemon.fixed import keep_fixed, needs_restart
-from batchns.model.config import Admins, Config, DaemonSettings, IsolationSettings, NetworkSettings, Paths
+from batchns.model.config import Admins, Config, DaemonSettings, IsolationSettings, NetworkSettings, Paths, Tls
 
 
 def test_settings_that_are_made_use_of_at_the_start_stay_as_they_were_one_by_one() -> None:
@@ -27,3 +27,17 @@ def test_settings_that_are_made_use_of_at_the_start_stay_as_they_were_one_by_one
 
 def test_settings_that_have_not_changed_need_nothing() -> None:
     assert keep_fixed(Config(), Config()) == (Config(), ()) and needs_restart(()) == ""
+
+
+def test_certificates_and_their_users_change_but_not_where_the_daemon_listens() -> None:
+    before = Tls(listen=("127.0.0.1", 4000), certificate="/a.pem", key="/a.key", ca="/ca.pem", users={"Boss": "root"})
+    renewed = evolve(before, certificate="/b.pem", users={})
+    moved = evolve(renewed, listen=("127.0.0.1", 4001))
+    for wanted, held, got, waiting in (
+        (renewed, before, renewed, ()),
+        (moved, before, renewed, ("daemon.tls.listen",)),
+        (before, None, None, ("daemon.tls",)),
+        (None, before, before, ("daemon.tls",)),
+    ):
+        config, names = keep_fixed(Config(daemon=DaemonSettings(tls=wanted)), Config(daemon=DaemonSettings(tls=held)))
+        assert (config.daemon.tls, names) == (got, waiting)

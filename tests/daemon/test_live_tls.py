@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
+import signal
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 
 from .http.test_tls import CURVE, issue, openssl
-from .live import Live, live
+from .live import Live, live, until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")]
 
@@ -47,6 +50,65 @@ def test_curl_is_whom_its_certificate_names(_alone: None, tmp_path: Path) -> Non
         assert you("nobody")["user"] == "nobody"
         assert you("root")["message"] == "your certificate names no user of this machine"
         assert_refused_without(daemon, tmp_path, port)
+
+
+def test_a_reload_takes_renewed_papers_and_sends_away_whom_they_do_not_name(_alone: None, tmp_path: Path) -> None:
+    for authority in ("ours", "theirs"):
+        openssl("req", "-x509", *CURVE, "-nodes", "-days", 1, "-keyout", tmp_path / f"{authority}.key",
+                "-out", tmp_path / f"{authority}.pem", "-subj", f"/CN={authority}")  # fmt: skip
+    issue(tmp_path, "server", "ours", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+    issue(tmp_path, "boss", "ours", "/CN=The Boss")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with live(SETTINGS.replace("PORT", str(port)).replace("PAPERS", str(tmp_path))) as daemon:
+
+        def context(authority: str) -> ssl.SSLContext:
+            made = ssl.create_default_context(cafile=tmp_path / f"{authority}.pem")
+            made.load_cert_chain(tmp_path / "boss.pem", tmp_path / "boss.key")
+            return made
+
+        def asked(connection: http.client.HTTPSConnection) -> dict[str, Any]:
+            connection.request("GET", "/v1/you")
+            return json.loads(connection.getresponse().read())  # type: ignore[no-any-return]
+
+        def serial(connection: http.client.HTTPSConnection) -> object:
+            return connection.sock.getpeercert()["serialNumber"]
+
+        def reload(says: str = "batchns.toml has been read again") -> None:
+            times = daemon.said.count(says) + 1
+            assert daemon.daemon is not None
+            daemon.daemon.send_signal(signal.SIGHUP)
+            until(lambda: daemon.said.count(says) == times, 20)
+
+        first = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
+        assert asked(first)["uid"] == 0
+
+        issue(tmp_path, "server", "ours", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
+        reload()
+        second = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
+        assert asked(second)["uid"] == 0 and asked(first)["uid"] == 0  # the same are let in: nobody is sent away
+        assert serial(second) != serial(first)
+
+        (tmp_path / "server.key").rename(tmp_path / "kept.key")
+        reload("is not used, the settings stay as they were")
+        assert asked(second)["uid"] == 0
+        (tmp_path / "kept.key").rename(tmp_path / "server.key")
+
+        daemon.configure(daemon.settings.replace('"The Boss" = "root", ', ""))
+        reload()
+        for one in (first, second):
+            with pytest.raises((ConnectionError, http.client.HTTPException)):
+                asked(one)
+        third = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
+        assert asked(third)["message"] == "your certificate names no user of this machine"
+
+        (tmp_path / "theirs.pem").replace(tmp_path / "trusted.pem")
+        daemon.configure(daemon.settings.replace("/ours.pem", "/trusted.pem"))
+        reload()
+        for one in (third, http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)):
+            with pytest.raises((OSError, http.client.HTTPException)):
+                asked(one)
 
 
 def assert_refused_without(daemon: Live, papers: Path, port: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import ExitStack, suppress
@@ -25,8 +24,8 @@ from batchns.daemon.http.connection import Connection
 from batchns.daemon.http.failures import answered
 from batchns.daemon.http.listen import unix_listener
 from batchns.daemon.http.peers import Peers, credentials
-from batchns.daemon.http.settings import Settings, Tls
-from batchns.daemon.http.tls import Certified, NotLetIn, certified, tcp_listeners, tls_context
+from batchns.daemon.http.settings import Settings
+from batchns.daemon.http.tls import Certified, NotLetIn, Papers, certified, read_papers, tcp_listeners
 from batchns.daemon.service import Peer, Service
 from batchns.wire import types as wire
 
@@ -55,8 +54,9 @@ class Guest:
 
 Door = Callable[[Any, Any], Guest]
 # Takes other settings: who administers and how many connections a user has hold from then on, no others. True: rights
-# have changed, and streams are cut off whose reader may have lost some; clients ask for them anew.
-Change = Callable[[Settings, bool], None]
+# have changed, and streams are cut off whose reader may have lost some; clients ask for them anew. Papers: for TCP from
+# then on; where they let in others than before, or as others, everybody who came by TCP has to come anew.
+Change = Callable[[Settings, bool, Papers | None], None]
 
 
 async def serve(
@@ -79,8 +79,8 @@ async def serve(
         local = listening.enter_context(unix_listener(settings.socket, settings.mode))
         doors: list[tuple[Any, Door]] = [(local, house.local)]
         if settings.tls is not None:
-            remote = partial(house.remote, tls_context(settings.tls), settings.tls)
-            doors += [(listening.enter_context(tcp), remote) for tcp in await tcp_listeners(settings.tls)]
+            house.papers = read_papers(settings.tls)
+            doors += [(listening.enter_context(tcp), house.remote) for tcp in await tcp_listeners(settings.tls)]
         async with trio.open_nursery() as guests:
             async with trio.open_nursery() as porters:
                 for listener, door in doors:
@@ -101,7 +101,9 @@ class _House:
         self._limits = settings.limits
         self._peers = Peers(settings.admins, settings.admin_groups)
         self._app = App(service, settings.limits, monitor)
+        self.papers: Papers | None = None
         self._inside: set[Connection] = set()
+        self._remote: set[Connection] = set()  # of those inside
         self._count: Counter[Hashable] = Counter()
         self._turns: dict[Hashable, trio.Semaphore] = {}
         self._empty = trio.Event()
@@ -137,8 +139,12 @@ class _House:
             self._told = trio.current_time()
         await trio.sleep(PAUSE)
 
-    def change(self, settings: Settings, rights: bool) -> None:
+    def change(self, settings: Settings, rights: bool, papers: Papers | None = None) -> None:
         """See `Change`."""
+        before, self.papers = self.papers, papers or self.papers
+        if before is not None and papers is not None and not papers.lets_in_as(before):
+            for connection in self._remote:
+                connection.stop()
         self._limits = evolve(self._limits, per_user=settings.limits.per_user)
         self._peers.change(settings.admins, settings.admin_groups)
         if rights:
@@ -153,9 +159,14 @@ class _House:
 
         return Guest(sock, uid, enter)
 
-    def remote(self, context: ssl.SSLContext, tls: Tls, sock: Any, address: tuple[Any, ...]) -> Guest:
+    def remote(self, sock: Any, address: tuple[Any, ...]) -> Guest:
+        papers = self.papers
+        assert papers is not None
+
         async def enter() -> tuple[Any, Who]:
-            stream, user = await certified(sock, context, tls, self._limits.request)
+            stream, user = await certified(sock, papers, self._limits.request)
+            if self.papers is None or not self.papers.lets_in_as(papers):  # they have changed meanwhile
+                raise NotLetIn
             return stream, partial(self._remote_peer, user)
 
         return Guest(sock, address[0], enter, plain=False)
@@ -178,6 +189,8 @@ class _House:
             turns = self._turns.setdefault(guest.key, trio.Semaphore(self._limits.turns))
             connection = Connection(stream, self._app, who, turns, self._limits, self._app.body_limit)
             self._inside.add(connection)
+            if not guest.plain:
+                self._remote.add(connection)
             if self._closing:
                 connection.stop()
             await connection.serve()
@@ -189,6 +202,7 @@ class _House:
             guest.sock.close()
             if connection is not None:
                 self._inside.discard(connection)
+                self._remote.discard(connection)
             self._count[guest.key] -= 1
             if not self._count[guest.key]:
                 del self._count[guest.key]

@@ -25,8 +25,22 @@ class Certified:
     mapped: bool
 
 
-def tls_context(tls: Tls) -> ssl.SSLContext:
-    """
+@frozen
+class Papers:
+    """What a handshake is made with. `trusted`: the bytes of the authority's file: who is let in."""
+
+    tls: Tls
+    context: ssl.SSLContext
+    trusted: bytes
+
+    def lets_in_as(self, other: Papers) -> bool:
+        """Whoever one of both lets in is the same user to the other."""
+        return self.trusted == other.trusted and self.tls.users == other.tls.users
+
+
+def read_papers(tls: Tls) -> Papers:
+    """The files as they are now.
+
     Raises:
         HostError: a file cannot be read or is no certificate or key.
     """
@@ -35,13 +49,14 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_cert_chain(tls.certificate, tls.key)
-        context.load_verify_locations(tls.authority)
-    except OSError as error:  # ssl.SSLError is one
+        trusted = tls.authority.read_bytes()
+        context.load_verify_locations(cadata=trusted.decode("ascii", "ignore"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         files = f"{tls.certificate}, {tls.key}, {tls.authority}"
         raise HostError(
-            f"no TLS with {files}: {error.strerror or error}", "give PEM files that belong together"
+            f"no TLS with {files}: {getattr(error, 'strerror', None) or error}", "give PEM files that belong together"
         ) from None
-    return context
+    return Papers(tls, context, trusted)
 
 
 async def tcp_listeners(tls: Tls) -> list[trio.socket.SocketType]:
@@ -56,18 +71,18 @@ async def tcp_listeners(tls: Tls) -> list[trio.socket.SocketType]:
     return [listener.socket for listener in listeners]
 
 
-async def certified(sock: Any, context: ssl.SSLContext, tls: Tls, seconds: float) -> tuple[Any, Certified]:
+async def certified(sock: Any, papers: Papers, seconds: float) -> tuple[Any, Certified]:
     """The stream after the handshake, and whose certificate it was.
 
     Raises:
         NotLetIn: no certificate of the authority, or no handshake within `seconds`.
     """
-    stream: Any = trio.SSLStream(trio.SocketStream(sock), context, server_side=True, https_compatible=True)
+    stream: Any = trio.SSLStream(trio.SocketStream(sock), papers.context, server_side=True, https_compatible=True)
     try:
         with trio.fail_after(seconds):
             await stream.do_handshake()
     except (trio.BrokenResourceError, trio.TooSlowError):
         raise NotLetIn from None
     name = common_name(stream.getpeercert())
-    user = tls.users.get(name, "")
+    user = papers.tls.users.get(name, "")
     return stream, Certified(user or name, bool(user))

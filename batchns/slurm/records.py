@@ -1,13 +1,15 @@
 """What is known of submissions beside Slurm, in a folder of the user's that the nodes see, too.
 
-    submissions/KEY   the jobs that were to be submitted, and the ids that they got: one JSON object
-    jobs/ID           a link that leads nowhere: "KEY:NUMBER:ID", which job of which submission it is
-    names/NAME        that of the last job of that name
+    submissions/KEY   the jobs that were to be submitted, and the ids that they got: one JSON object, and while they
+                      are being submitted "NUMBER ID" lines beside it
+    jobs/ID           a link that leads nowhere: KEY, of the submission that the job is of
+    names/NAME        the same, of the last job of that name
     results/ID        what became of it, or of its task ID_INDEX, written on its node
     ends/ID           how Slurm said that it ended, where the node said otherwise or nothing
     queue, facts      what Slurm has said lately
 
-A file is replaced as a whole, and a link costs a tenth of a file. What is damaged or gone is as if it had never been.
+A file is replaced as a whole. The links of a submission are names of one link, which cost a twentieth of another file.
+What is damaged or gone is as if it had never been.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ class Records:
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).expanduser()
         self._known: dict[str, Table] = {}
+        self._numbers: dict[str, dict[str, int]] = {}  # of the same, by id
+        self._links: dict[str, str] = {}  # a link of each submission that is under way
+        self._lines: dict[str, int] = {}  # descriptors of the lines beside it
         try:
             for name in _FOLDERS:
                 (self.folder / name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,8 +58,11 @@ class Records:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield self._read("submissions", key) or {}
+            yield self._table(key)
         finally:
+            self._links.pop(key, None)
+            if key in self._lines:
+                os.close(self._lines.pop(key))
             path.unlink(missing_ok=True)
             os.close(descriptor)
 
@@ -62,54 +70,94 @@ class Records:
         """Raises HostError: there is no room for it."""
         with _said():
             self._write("submissions", key, table)
+            if key in self._lines:
+                os.close(self._lines.pop(key))
+            self._beside(key).unlink(missing_ok=True)
         self._known.pop(key, None)
 
     def add(self, job: Table, key: str, number: int) -> None:
-        """A job that has an id by now.
+        """A job that has an id by now, of a submission that is under way.
 
         Raises:
             HostError: there is no room for it.
         """
-        job_id, text = job["id"], f"{key}:{number}:{job['id']}"
         with _said():
-            here = _placed(f"{self.folder}/jobs/{job_id}", lambda path: os.symlink(text, path))
-            # Another name of the same link, which costs a tenth; where the file system has none, another link.
-            try:
-                _placed(f"{self.folder}/names/{job['name']}", lambda path: os.link(here, path, follow_symlinks=False))
-            except OSError:
-                _placed(f"{self.folder}/names/{job['name']}", lambda path: os.symlink(text, path))
+            if key not in self._lines:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+                opened = os.open(self._beside(key), flags, 0o600)
+                if self._lines.setdefault(key, opened) != opened:  # two of a submission are added side by side
+                    os.close(opened)
+            os.write(self._lines[key], f"{number} {job['id']}\n".encode())
+            self._known.pop(key, None)
+            here = f"{self.folder}/jobs/{job['id']}"
+            if self._name(here, key):
+                self._links[key] = here
+            self._name(f"{self.folder}/names/{job['name']}", key)
 
-    def unname(self, name: str, job_id: str) -> None:
-        """It is not the last job of that name any more: it was taken back."""
-        if self.last_of(name) == job_id:
-            (self.folder / "names" / name).unlink(missing_ok=True)
+    def _name(self, path: str, key: str) -> bool:
+        """A link of the submission there. True: one of its own, where there is none yet, or none that takes names."""
+        if link := self._links.get(key):
+            with suppress(OSError):
+                _placed(path, lambda path: os.link(link, path, follow_symlinks=False))
+                return False
+        _placed(path, lambda path: os.symlink(key, path))
+        return True
 
     def job(self, array_id: str) -> Table | None:
         """The job that Slurm calls so, as it was submitted; with its `id`, `key`, `user` and `submitted`."""
-        key, number, _ = self._link("jobs", array_id)
-        return self.submitted(key, number, array_id) if key else None
+        key = self._link("jobs", array_id)
+        number = self._number(key).get(array_id) if key else None
+        return None if number is None else self.submitted(key, number, array_id)
 
     def submitted(self, key: str, number: int, array_id: str) -> Table | None:
         """As `job`, of a comment."""
-        if key not in self._known:
-            self._known[key] = (self._read("submissions", key) or {}) if _KEY.fullmatch(key) else {}
-        table = self._known[key]
+        table = self._of(key)
         jobs = table.get("jobs", ())
         if not 0 <= number < len(jobs):
             return None
         return {**jobs[number], "id": array_id, "key": key, "user": table["user"], "submitted": table["at"]}
 
     def last_of(self, name: str) -> str | None:
-        """The id of the last job of that name."""
-        return self._link("names", name)[2] or None
+        """The id of the last job of that name; None also where that was taken back."""
+        jobs = self._of(self._link("names", name)).get("jobs", ())
+        return next((job["id"] for job in reversed(jobs) if job.get("name") == name and "id" in job), None)
 
-    def _link(self, kind: str, name: str) -> tuple[str, int, str]:
-        """Key, number and id; empty ones where there is no such link."""
+    def _link(self, kind: str, name: str) -> str:
+        """The key of the submission; "" where there is no such link."""
         try:
-            key, number, job_id = os.readlink(self.folder / kind / name).rsplit(":", 2)
-            return key, int(number), job_id
+            return os.readlink(self.folder / kind / name)
         except (OSError, ValueError):
-            return "", 0, ""
+            return ""
+
+    def _of(self, key: str) -> Table:
+        """The submission, empty where there is none."""
+        if key not in self._known:
+            self._known[key] = self._table(key) if _KEY.fullmatch(key) else {}
+            self._numbers.pop(key, None)
+        return self._known[key]
+
+    def _number(self, key: str) -> dict[str, int]:
+        jobs = self._of(key).get("jobs", ())
+        if key not in self._numbers:
+            self._numbers[key] = {job["id"]: number for number, job in enumerate(jobs) if "id" in job}
+        return self._numbers[key]
+
+    def _table(self, key: str) -> Table:
+        """With the ids of the lines beside it: it was, or is, being submitted."""
+        table = self._read("submissions", key) or {}
+        jobs = table.get("jobs", [])
+        try:
+            lines = self._beside(key).read_text().splitlines()
+        except (OSError, ValueError):
+            return table
+        for line in lines:
+            number, _, job_id = line.partition(" ")
+            if number.isdecimal() and int(number) < len(jobs) and job_id:
+                jobs[int(number)]["id"] = job_id
+        return table
+
+    def _beside(self, key: str) -> Path:
+        return self.folder / "submissions" / f"{key}.ids"
 
     def result(self, job_id: str, key: str) -> Table | None:
         """What the node has written of this very submission. `key` "": of whichever has the id."""

@@ -217,9 +217,9 @@ class Submitter:
         if ids:
             table.setdefault("taken_back", []).extend(ids)
             with suppress(BatchnsError):  # the reason why they are taken back is what is told
+                self.records.keep(table["key"], table)
+            with suppress(BatchnsError):
                 self.tools.run("scancel", *ids)
-            for job, job_id in zip(there, ids, strict=True):
-                self.records.unname(job["name"], job_id)
 
     def _outside(
         self, specs: Sequence[JobSpec], known: Mapping[str, str]

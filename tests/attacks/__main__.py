@@ -58,6 +58,7 @@ FAMILIES = (
 )
 # Of these others have nothing that could be attacked; without cgroups of its own a user's run gets what a user gets.
 _NOT_OF_OTHERS = ("use_up_files", "use_up_processes", "control_socket", "folders_of_the_daemon", "more_processors")
+_NOT_OF_PEERS = ("later_in_line_to_be_killed",)  # they give no score: their commands are in line with everybody
 _ON_INIT = ("limits_of_init", "trace_init", "stop_init", "write_to_init")  # in runc the command itself is PID 1
 
 
@@ -85,7 +86,8 @@ def rows_of(machine: World, family: Family) -> dict[str, dict[str, Cell]]:
     safe = tuple(one for one in family.attacks if not re.match("would take|the kernel bounds", one.lacks()))
     others = tuple(one for one in safe if one.name not in _NOT_OF_OTHERS)
     for column, name in (("without root", "batchns"), ("bwrap", "bwrap"), ("runc", "runc")):
-        these = tuple(one for one in others if column != "runc" or one.name not in _ON_INIT)
+        without = {"bwrap": _NOT_OF_PEERS, "runc": (*_NOT_OF_PEERS, *_ON_INIT)}.get(column, ())
+        these = tuple(one for one in others if one.name not in without)
         for group in groups(these, apart=family.beside):
             note(column, lambda name=name, group=group: machine.peer(name, family.module, group, beside=family.beside))  # type: ignore[misc]
     return found

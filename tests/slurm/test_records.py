@@ -18,21 +18,66 @@ def records(tmp_path: Path) -> Records:
     return Records(str(tmp_path))
 
 
-def submitted(records: Records, *ids: str, key: str = KEY, name: str = "same") -> None:
-    jobs = [{"name": name, "id": job_id} for job_id in ids]
-    for number, job in enumerate(jobs):
-        records.add(job, key, number)
-    records.keep(key, {"key": key, "at": 1.0, "user": "ada", "jobs": jobs})
+def submitted(records: Records, *ids: str, key: str = KEY, name: str = "same", cut: bool = False) -> None:
+    """`cut`: killed before its end."""
+    with records.submission(key) as table:
+        jobs = [{"name": name} for _ in ids]
+        table.update(key=key, at=1.0, user="ada", jobs=jobs)
+        records.keep(key, table)
+        for number, (job, job_id) in enumerate(zip(jobs, ids, strict=True)):
+            records.add({**job, "id": job_id}, key, number)
+            jobs[number]["id"] = job_id
+        if not cut:
+            records.keep(key, table)
 
 
 def test_the_last_job_of_a_name_is_found_and_earlier_ones_by_their_ids(records: Records) -> None:
     submitted(records, "7", "8", "9")
     assert records.last_of("same") == "9"
     assert [(records.job(one) or {}).get("id") for one in ("7", "8", "9", "10")] == ["7", "8", "9", None]
-    records.unname("same", "8")
-    assert records.last_of("same") == "9"
-    records.unname("same", "9")
-    assert records.last_of("same") is None
+    assert len({os.lstat(records.folder / "jobs" / one).st_ino for one in ("7", "8", "9")}) == 1
+    assert os.listdir(records.folder / "submissions") == [f"{KEY}.json"]
+
+
+def test_a_job_that_was_taken_back_is_not_the_last_of_its_name(records: Records) -> None:
+    submitted(records, "7", "8")
+    with records.submission(KEY) as table:
+        table["taken_back"] = [job.pop("id") for job in table["jobs"]]
+        records.keep(KEY, table)
+    assert records.last_of("same") is None and records.job("7") is None
+
+
+def test_what_a_submission_got_before_it_was_killed_is_known(records: Records) -> None:
+    submitted(records, "7", "8", cut=True)
+    later = Records(str(records.folder))
+    assert (later.last_of("same"), (later.job("7") or {})["id"]) == ("8", "7")
+    with later.submission(KEY) as table:
+        assert [job["id"] for job in table["jobs"]] == ["7", "8"]
+        later.keep(KEY, table)
+    assert [job["id"] for job in Records(str(records.folder))._read("submissions", KEY)["jobs"]] == ["7", "8"]
+
+
+@pytest.mark.parametrize("line", ["x 9", "2 9", "0", "-1 9", "0 "])
+def test_a_line_that_a_kill_has_cut_is_left_out(records: Records, line: str) -> None:
+    submitted(records, "7", "8", cut=True)
+    with (records.folder / "submissions" / f"{KEY}.ids").open("a") as lines:
+        lines.write(line)
+    assert records.last_of("same") == "8" and records.job("9") is None
+
+
+def test_a_link_that_takes_no_more_names_is_followed_by_another(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, left = os.link, iter([None] * 3)
+
+    def few(*words: object, **more: object) -> None:
+        if next(left, 1) is not None:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        link(*words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", few)
+    submitted(records, "7", "8", "9")
+    assert [(records.job(one) or {}).get("id") for one in ("7", "8", "9")] == ["7", "8", "9"]
 
 
 def test_a_cluster_that_counts_from_one_again_gets_new_links(records: Records) -> None:
@@ -49,7 +94,7 @@ def test_what_is_added_once_more_leaves_nothing_beside_it(records: Records) -> N
     assert records.last_of("same") == "1"
 
 
-def test_where_a_link_has_one_name_only_there_are_two_links(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_link_has_one_name_only_there_are_more_links(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*words: object, **more: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -59,7 +104,7 @@ def test_where_a_link_has_one_name_only_there_are_two_links(records: Records, mo
     assert (records.folder / "names" / "same").is_symlink()
 
 
-@pytest.mark.parametrize("text", ["", ":", "no number:x:1", "nothing"])
+@pytest.mark.parametrize("text", ["", ":", "../../../etc/passwd", "nothing"])
 def test_a_damaged_link_is_as_if_it_had_never_been(records: Records, text: str) -> None:
     for kind in ("jobs", "names"):
         if text:

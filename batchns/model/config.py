@@ -340,6 +340,7 @@ class Config:
     metrics: MetricsSettings = field(factory=MetricsSettings)
     engine: EngineSettings = field(factory=EngineSettings)
     slurm: SlurmSettings = field(factory=SlurmSettings)
+    _defaults: dict[str, Defaults] = field(factory=dict, init=False, repr=False, eq=False)  # of queues, as asked for
 
     @property
     def socket(self) -> str:
@@ -355,7 +356,11 @@ class Config:
 
         `memory` None means what it means in `Defaults`; that it is not more either is then for the caller to heed.
         """
-        known = self.queues[queue]
+        if queue not in self._defaults:
+            self._defaults[queue] = self._made_defaults(self.queues[queue])
+        return self._defaults[queue]
+
+    def _made_defaults(self, known: Queue) -> Defaults:
         defaults = evolve(self.defaults, **known.defaults) if known.defaults else self.defaults
         cpus, memory, longest = (known.most(key) for key in ("cpus", "memory", "time_limit"))
         if cpus is not None and defaults.cpus > cpus:

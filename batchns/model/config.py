@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 
 from batchns.model.job import Notice, PreemptMode
 from batchns.model.reach import Jobs, Range, Target
@@ -160,8 +161,18 @@ class Queue:
 
     def most(self, key: str) -> float | None:
         """The most of `key`, a field of `Bound`, that one job can have: beyond it, it would wait for ever."""
-        bounds = [getattr(bound, key) for bound in (self.per_job, self.per_user, self.total)]
-        return min([bound for bound in bounds if bound is not None], default=None)
+        return self._most.get(key)
+
+    @cached_property
+    def _most(self) -> dict[str, float]:
+        """By key, where there is a bound."""
+        found: dict[str, float] = {}
+        for bound in (self.per_job, self.per_user, self.total):
+            for attribute in fields(Bound):
+                value = getattr(bound, attribute.name)
+                if value is not None:
+                    found[attribute.name] = min(value, found.get(attribute.name, value))
+        return found
 
 
 @frozen(kw_only=True)
@@ -340,7 +351,6 @@ class Config:
     metrics: MetricsSettings = field(factory=MetricsSettings)
     engine: EngineSettings = field(factory=EngineSettings)
     slurm: SlurmSettings = field(factory=SlurmSettings)
-    _defaults: dict[str, Defaults] = field(factory=dict, init=False, repr=False, eq=False)  # of queues, as asked for
 
     @property
     def socket(self) -> str:
@@ -356,11 +366,7 @@ class Config:
 
         `memory` None means what it means in `Defaults`; that it is not more either is then for the caller to heed.
         """
-        if queue not in self._defaults:
-            self._defaults[queue] = self._made_defaults(self.queues[queue])
-        return self._defaults[queue]
-
-    def _made_defaults(self, known: Queue) -> Defaults:
+        known = self.queues[queue]
         defaults = evolve(self.defaults, **known.defaults) if known.defaults else self.defaults
         cpus, memory, longest = (known.most(key) for key in ("cpus", "memory", "time_limit"))
         if cpus is not None and defaults.cpus > cpus:

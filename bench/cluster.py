@@ -82,6 +82,8 @@ def measure(folder: Path, jobs: int, rounds: int) -> dict[str, list[float]]:
             _all_completed()
             found.setdefault(f"{who}_submit", []).append(jobs / submitted)
             found.setdefault(f"{who}_through", []).append(jobs / (time.perf_counter() - begin))
+            rates = (found[f"{who}_{what}"][-1] for what in ("submit", "through"))
+            print(f"{who:<8}", *(f"{rate:8.1f}" for rate in rates), file=sys.stderr, flush=True)
     return found
 
 

@@ -1,8 +1,9 @@
 """Jobs on a Slurm cluster, through batchns and by plain sbatch, side by side: how many a second, in and through.
 
 1. The cluster is the tests' own: three nodes of two CPUs each, as namespaces of this machine.
-2. Both submit as many jobs side by side, and every job of both has to have completed. Rounds of both alternate.
-   Medians are shown, and batchns's share of what plain sbatch does.
+2. Both submit as many jobs side by side: at first jobs that begin in an hour, so that a submission's cost is its own
+   (the nodes are this machine, too), and are cancelled; then jobs that begin at once, all of which have to complete.
+   Rounds of both alternate. Medians are shown, and batchns's share of what plain sbatch does.
 3. Everything is done by an ordinary user. A batchns job runs in its sandbox, a plain one does not.
 4. batchns is compiled before, as pip leaves it: a user could not, and each job would do it again.
 """
@@ -75,40 +76,57 @@ def measure(folder: Path, jobs: int, rounds: int) -> dict[str, list[float]]:
     for number in range(rounds):
         for who, submit in (("sbatch", _plain), ("batchns", _ours)):
             begin = time.perf_counter()
-            submit(folder, jobs, number)
-            submitted = time.perf_counter() - begin
-            while _run("squeue", "-h", "-o", "%i"):
-                time.sleep(0.25)  # asking is work for the controller
-            _all_completed()
-            found.setdefault(f"{who}_submit", []).append(jobs / submitted)
+            submit(folder, jobs, f"later-{number}", later=True)
+            found.setdefault(f"{who}_submit", []).append(jobs / (time.perf_counter() - begin))
+            _run("scancel", "--state=PENDING", f"--user={USER}")
+            _until_empty()
+        for who, submit in (("sbatch", _plain), ("batchns", _ours)):
+            before = _states()
+            begin = time.perf_counter()
+            submit(folder, jobs, f"{number}")
+            _until_empty()
             found.setdefault(f"{who}_through", []).append(jobs / (time.perf_counter() - begin))
             rates = (found[f"{who}_{what}"][-1] for what in ("submit", "through"))
             print(f"{who:<8}", *(f"{rate:8.1f}" for rate in rates), file=sys.stderr, flush=True)
+            _check(before, _states())
     return found
 
 
-def _plain(folder: Path, jobs: int, number: int) -> None:
+def _until_empty() -> None:
+    while _run("squeue", "-h", "-o", "%i"):
+        time.sleep(0.25)  # asking is work for the controller
+
+
+def _plain(folder: Path, jobs: int, name: str, *, later: bool = False) -> None:
+    words = ["sbatch", "--parsable", "-o", "/dev/null", "--mem=10", "--chdir=/", *["--begin=now+1hour"] * later]
+
     def one(_: int) -> None:
-        _run("sbatch", "--parsable", "-o", "/dev/null", "--mem=10", "--chdir=/", "--wrap", "true")
+        _run(*words, "--wrap", "true")
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, range(jobs)))
 
 
-def _all_completed() -> None:
-    """All that Slurm has not forgotten, which is more than one round.
+def _states() -> Counter[str]:
+    """Of all jobs that Slurm has not forgotten, which are those of more than one round."""
+    return Counter(_run("squeue", "-h", "--states=all", "-o", "%T").split())
 
-    Raises:
-        RuntimeError: some have ended otherwise, and what was measured is not what is said.
+
+def _check(before: Counter[str], after: Counter[str]) -> None:
     """
-    states = Counter(_run("squeue", "-h", "--states=all", "-o", "%T").split())
-    if states["COMPLETED"] != states.total():
-        raise RuntimeError(f"not all jobs have completed: {dict(states)}")
+    Raises:
+        RuntimeError: some have not completed, and what was measured is not what is said.
+    """
+    others = after - before
+    del others["COMPLETED"]
+    if others:
+        raise RuntimeError(f"not all jobs have completed: {dict(others)}")
 
 
-def _ours(folder: Path, jobs: int, number: int) -> None:
-    file = folder / f"jobs{number}.toml"
+def _ours(folder: Path, jobs: int, name: str, *, later: bool = False) -> None:
+    file = folder / f"{name}.toml"
     one = '[[job]]\nname = "true{}"\ncommand = ["true"]\nstdout = "/dev/null"\nstderr = "/dev/null"\n'
+    one += 'begin = "+1h"\n' * later
     file.write_text("".join(one.format(place) for place in range(jobs)))
     env = {**os.environ, "HOME": str(folder)}
     command = [sys.executable, "-m", "batchns", "submit", "--to", "slurm", "--parsable", str(file)]

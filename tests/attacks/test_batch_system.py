@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +103,24 @@ def test_who_enters_a_job_is_not_in_its_reach(machine: World, daemon: Live) -> N
     assert one.token not in said and str(daemon.run) not in said and str(program) not in said
 
 
+def test_who_enters_a_naive_container_is_in_its_reach(daemon: Live) -> None:
+    """The control: the same user enters a PID namespace of theirs, and what lies in wait there opens their program."""
+    ids = {"user": MALLORY, "group": MALLORY, "extra_groups": []}
+    with scene.make(MALLORY, VICTOR, daemon.base) as one, (one.work / "said").open("w") as log:
+        command = runners.in_a_pid_namespace(["/usr/bin/python3", "batch.py", "ambush"])
+        waiting = subprocess.Popen(command, cwd=one.work, stdout=log, env={"HELD": "1"}, **ids)  # type: ignore[call-overload]
+        try:
+            until((one.work / "watching").exists)
+            inside = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text().split()[0]
+            enter = ["nsenter", "--preserve-credentials", "-U", "-p", "-t", inside, "/usr/bin/sleep", "1"]
+            subprocess.run(enter, check=True, cwd="/", timeout=20, **ids)  # type: ignore[call-overload]
+            (one.work / "enough-entered").touch()
+        finally:
+            waiting.kill()
+            waiting.wait()
+        assert str(Path("/usr/bin/sleep").resolve()) in (one.work / "said").read_text()
+
+
 def test_a_script_whose_interpreter_is_its_launcher_changes_nothing(daemon: Live) -> None:
     """ "#!/proc/self/exe" is the program of whoever calls exec: batchns's own, opened beyond the job's root."""
     program = Path(sys.executable).resolve()
@@ -146,6 +167,25 @@ def test_leases_on_output_files_hold_up_nobody_else(daemon: Live) -> None:
         assert time.monotonic() - began < 10
 
 
+def test_who_opens_a_leased_file_waits(daemon: Live) -> None:
+    """The control: root itself, with no bound of its own."""
+    folder = daemon.folder("mallory")
+    command = ["/usr/bin/python3", "-c", LEASES]
+    leasing = subprocess.Popen(command, cwd=folder, user=MALLORY, group=MALLORY, extra_groups=[])
+    try:
+        until((folder / "leased").exists)
+        opening = subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1], 'w')", folder / "leased0"])
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                opening.wait(3)
+        finally:
+            opening.kill()
+    finally:
+        leasing.kill()
+        leasing.wait()
+    opening.wait(20)
+
+
 def test_an_output_file_of_eight_tebibytes_costs_the_daemon_nothing(daemon: Live) -> None:
     """Its size is the job's to set: it is full of holes."""
     program = (
@@ -162,6 +202,22 @@ def test_an_output_file_of_eight_tebibytes_costs_the_daemon_nothing(daemon: Live
     reader = daemon.popen("logs", job, user="mallory", stdout=subprocess.DEVNULL)
     assert daemon("ps", user="victor").code == 0
     reader.kill()
+
+
+def test_who_reads_such_a_file_through_does_nothing_else(daemon: Live) -> None:
+    """The control: a reader that trusts its size."""
+    path = daemon.folder() / "grown"
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+    read = "import sys\nwith open(sys.argv[1], 'rb', buffering=0) as file:\n    while file.read(1 << 20): pass"
+    reading = subprocess.Popen([sys.executable, "-c", read, path])
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            reading.wait(3)
+        assert ticks(reading.pid) > 100
+    finally:
+        reading.kill()
+        reading.wait()
 
 
 HOARD = """
@@ -194,6 +250,57 @@ def test_who_takes_every_connection_keeps_nobody_out(daemon: Live) -> None:
     finally:
         hoarder.kill()
         hoarder.wait()
+
+
+def test_who_has_all_connections_of_a_naive_server_keeps_everybody_out(daemon: Live) -> None:
+    """The control: it has room for 100 connections, whoever comes."""
+    path = daemon.folder() / "naive.sock"
+    room, stopped = threading.Semaphore(100), threading.Event()
+
+    def answer(one: socket.socket) -> None:
+        with room, one:
+            one.recv(16)
+            while one.recv(1 << 16) and not stopped.is_set():  # the rest of the request
+                pass
+            with contextlib.suppress(OSError):
+                one.sendall(b"HTTP/1.1 200 \r\n\r\n")
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o777)
+        listener.listen(1024)
+        threading.Thread(target=serve, daemon=True).start()
+        assert answered(path)
+        hoarder = subprocess.Popen(
+            ["/usr/bin/python3", "-c", HOARD, str(path)], user=MALLORY, group=MALLORY, extra_groups=[],
+            stdout=subprocess.PIPE, cwd="/",
+        )  # fmt: skip
+        try:
+            assert hoarder.stdout is not None and int(hoarder.stdout.readline()) > 100
+            assert not answered(path)
+        finally:
+            stopped.set()
+            hoarder.kill()
+            hoarder.wait()
+            listener.shutdown(socket.SHUT_RDWR)
+
+
+def answered(path: Path) -> bool:
+    """Within three seconds, to somebody else."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(3)
+        one.connect(str(path))
+        one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        one.shutdown(socket.SHUT_WR)
+        try:
+            return bool(one.recv(100))
+        except TimeoutError:
+            return False
 
 
 SWAP = """

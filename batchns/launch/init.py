@@ -40,6 +40,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _EVERY_SIGNAL = frozenset(map(int, signal.valid_signals()))
+_NAME_SERVICES = ("/var/lib/sss/pipes/nss",)  # outside of /run: who asks it learns what the user database says
 _NOT_FORWARDED = {signal.SIGCHLD, signal.SIGKILL, signal.SIGSTOP}
 
 
@@ -185,7 +186,9 @@ def lock_paths(plan: Plan, outputs: tuple[int, ...] = ()) -> int:
     """A second lock on what the mounts say already: see `kernel.landlock.ruleset`. -1: there is none."""
     if not plan.writable:
         return -1
-    return landlock.ruleset(plan.writable, outputs, apart=plan.network.mode == "host")
+    reached = tuple([mount.target for mount in plan.mounts if mount.kind == "bind"])
+    apart = plan.network.mode == "host"
+    return landlock.ruleset(plan.writable, outputs, reached=(*reached, *_NAME_SERVICES), apart=apart)
 
 
 def ready(phases: dict[str, float], shapers: Shapers, confined: list[str]) -> bytes:

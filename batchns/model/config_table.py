@@ -376,7 +376,8 @@ ISOLATION: Table[IsolationSettings] = Table(
         ),
         "landlock": Field(
             boolean(),
-            "Whether jobs are kept from writing elsewhere by Landlock, too, where the kernel has it.",
+            "Whether jobs are kept from writing elsewhere by Landlock, too, where the kernel has it; "
+            "from Linux 7.1 on also from unix sockets of the machine that are not beneath a bind.",
             "true",
         ),
         "seccomp": Field(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from batchns.kernel import landlock
 from batchns.launch.plan import Mount, Plan
+from batchns.model.job import Bind, Isolation
 from batchns.model.submitter import Submitter
 
 from .conftest import in_launcher, make_plan, run_plan
@@ -115,9 +120,52 @@ def test_what_jobs_do_every_day_is_not_in_its_way(work: Path) -> None:
     assert (ended.output, ended.exit_code) == ("fine\n", 0)
 
 
-def test_the_rules_are_in_the_plan_and_a_writable_root_has_none(work: Path) -> None:
-    from batchns.model.job import Bind, Isolation
+SPEAK = """\
+python3 -c 'import os, socket
+s = socket.socket(socket.AF_UNIX); s.bind("own"); s.listen()
+c = socket.socket(socket.AF_UNIX); c.connect("own")
+os.chdir("/PLACE")
+for name, way in (("socket", lambda: socket.socket(socket.AF_UNIX).connect("socket")),
+                  ("datagrams", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"x", "datagrams")),
+                  ("fifo", lambda: os.open("fifo", os.O_WRONLY | os.O_NONBLOCK))):
+    try: way()
+    except PermissionError: continue
+    print(name)'
+"""
 
+
+def test_services_of_the_host_are_spoken_to_only_where_they_are_bound(work: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        place = Path(tempfile.mkdtemp(dir="/srv"))
+        stack.callback(shutil.rmtree, place)
+        place.chmod(0o755)
+        for kind, name in ((socket.SOCK_STREAM, "socket"), (socket.SOCK_DGRAM, "datagrams")):
+            service = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
+            service.bind(str(place / name))
+            if kind == socket.SOCK_STREAM:
+                service.listen()
+        os.mkfifo(place / "fifo")
+        stack.callback(os.close, os.open(place / "fifo", os.O_RDONLY | os.O_NONBLOCK))
+        for path in place.iterdir():
+            path.chmod(0o666)
+
+        def reached(where: object, **isolation: object) -> list[str]:
+            more = {"isolation": Isolation(**isolation)} if isolation else {}
+            script = SPEAK.replace("/PLACE", str(where))
+            ended = in_launcher(
+                lambda launcher: run_plan(launcher, make_plan(work, submitter=ALICE, script=script, **more))
+            )
+            (work / "own").unlink()
+            assert ended.exit_code == 0, ended.output
+            return ended.output.split()
+
+        sockets = ["socket", "datagrams"]
+        assert reached(place) == ([] if landlock.version() >= 9 else sockets)  # a FIFO is written to
+        assert reached("/srv", binds=(Bind(str(place), "/srv", True),)) == sockets
+        assert reached("/srv", binds=(Bind(str(place), "/srv", False),)) == [*sockets, "fifo"]
+
+
+def test_the_rules_are_in_the_plan_and_a_writable_root_has_none(work: Path) -> None:
     binds = (Bind("/srv", "/srv", True), Bind(str(work), "/data", False))
     plan = make_plan(work, script="true", isolation=Isolation(binds=binds))
     assert set(plan.writable) == {"/tmp", "/var/tmp", "/run", "/dev", "/proc", "/data", str(work)}

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import define, field
@@ -29,8 +29,15 @@ from tests.people import way_for_all
 
 PATIENCE = 30.0  # seconds for nodes to come up
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
+ACCOUNTING = ("slurmdbd", "mariadbd", "mariadb-install-db")
 _NUMBERS = itertools.count()
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=16819
+AccountingStoragePass=FOLDER/munge/munge.sock
+AccountingStorageEnforce=associations
+AccountingStoreFlags=job_comment"""
 _ENTER = 'mount --bind "$0" /etc/hosts; hostname "$1"; shift; exec "$@"'
 
 
@@ -38,9 +45,15 @@ def installed() -> bool:
     return all(shutil.which(name, path=_PATH) for name in PROGRAMS)
 
 
+def accounts_installed() -> bool:
+    return installed() and all(shutil.which(name, path=_PATH) for name in ACCOUNTING)
+
+
 @define(kw_only=True)
 class Cluster:
-    """`extra`, `node_extra`: more lines of slurm.conf, more words for each node. `cpus`: that each node claims."""
+    """`extra`, `node_extra`: more lines of slurm.conf, more words for each node. `cpus`: that each node claims.
+    `accounts`: with slurmdbd and a MariaDB of its own; jobs need one of these then, and be of one of its users.
+    """
 
     folder: Path
     nodes: int = 3
@@ -50,6 +63,7 @@ class Cluster:
     preempt: str = "SUSPEND"  # SUSPEND, REQUEUE
     bandwidth: int = 0  # mbit of each node, as a gres
     kill_wait: int = 5
+    accounts: Mapping[str, Sequence[str]] = field(factory=dict)
     extra: str = ""
     plugstack: str = ""
     net: str = "10.213.77"
@@ -77,6 +91,8 @@ class Cluster:
         self._network()
         self._settings()
         self._munge()
+        if self.accounts:
+            self._accounts()
         self._inside("ctl", "slurmctld", "-f", self.conf)
         for name in self.names:
             self.start_node(name)
@@ -85,6 +101,12 @@ class Cluster:
     def start_node(self, name: str) -> None:
         (self.folder / "spool" / name).mkdir(exist_ok=True)
         self._inside(name, "slurmd", "-N", name)
+
+    def forget_jobs(self) -> None:
+        """Another controller, which knows of no job that there was; what is accounted is as it was."""
+        self._end("run/slurmctld.pid", 1)
+        self._inside("ctl", "slurmctld", "-c", "-f", self.conf)
+        self._await_nodes()
 
     def crash_node(self, name: str) -> None:
         """As a power cut: slurmd, its step daemons and all that runs on the node end at once."""
@@ -105,6 +127,8 @@ class Cluster:
             for pid in _output("ip", "netns", "pids", f"{self.tag}-{name}", check=False).split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+        self._end("run/slurmdbd.pid", 10)
+        self._end("mysql/pid", 20)
         self._end("munge/munged.pid", 5)
         for name in (*self.names, "ctl"):
             subprocess.run(["ip", "netns", "del", f"{self.tag}-{name}"], check=False, capture_output=True)
@@ -236,7 +260,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=100
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+{_ACCOUNTING.replace("FOLDER", str(folder)) if self.accounts else "AccountingStorageType=accounting_storage/none"}
 PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode={"SUSPEND,GANG" if preempts else "REQUEUE"}
@@ -265,6 +289,59 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 Preempt
         as_munge = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups"]
         command = [*as_munge, "munged", "--num-threads=2", *options, f"--seed-file={folder}/seed"]
         subprocess.run(command, check=True, env={"PATH": _PATH}, stdin=subprocess.DEVNULL, preexec_fn=_unblock)
+
+    def _accounts(self) -> None:
+        """MariaDB and slurmdbd on the controller's host, reached by the loopback there."""
+        folder = self.folder / "mysql"
+        folder.mkdir()
+        shutil.chown(folder, "mysql", "mysql")
+        install = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={folder}/data"]
+        subprocess.run(
+            [*install, "--auth-root-authentication-method=socket", "--skip-test-db"], check=True, capture_output=True
+        )
+        places = [f"--datadir={folder}/data", f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        words = ["mariadbd", "--no-defaults", "--user=mysql", *places, "--bind-address=127.0.0.1", "--port=16806"]
+        with (self.folder / "log" / "mariadb.log").open("w") as log:
+            subprocess.Popen(
+                self._within("ctl", *words, "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        client = ["mariadb", "--no-defaults", "--user=root", f"--socket={folder}/socket"]
+        self._until(lambda: subprocess.run([*client, "-e", ""], capture_output=True, check=False).returncode == 0, 30)
+        password = os.urandom(16).hex()
+        statements = (
+            "create database slurm_acct_db; "
+            f"create user slurm@'127.0.0.1' identified by '{password}'; "
+            "grant all on slurm_acct_db.* to slurm@'127.0.0.1'"
+        )
+        subprocess.run(client, input=statements, text=True, check=True)
+        settings = self.folder / "etc" / "slurmdbd.conf"
+        settings.touch(mode=0o600)
+        settings.write_text(f"""AuthType=auth/munge
+AuthInfo=socket={self.folder}/munge/munge.sock
+DbdHost=ctl
+DbdAddr=127.0.0.1
+DbdPort=16819
+SlurmUser=slurm
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort=16806
+StorageUser=slurm
+StoragePass={password}
+StorageLoc=slurm_acct_db
+LogFile={self.folder}/log/slurmdbd.log
+PidFile={self.folder}/run/slurmdbd.pid
+CommitDelay=1
+""")
+        shutil.chown(settings, "slurm", "slurm")
+        self._inside("ctl", "slurmdbd")
+        ask = ("sacctmgr", "--noheader", "show", "cluster")
+        self._until(lambda: not subprocess.run(self.command(*ask), capture_output=True, check=False).returncode, 30)
+        self.run("sacctmgr", "--immediate", "add", "cluster", "lab")
+        for account, users in self.accounts.items():
+            self.run("sacctmgr", "--immediate", "add", "account", account)
+            for user in users:
+                self.run("sacctmgr", "--immediate", "add", "user", user, f"account={account}")
 
     def _await_nodes(self) -> None:
         def up() -> bool:

@@ -39,6 +39,7 @@ from batchns.launch.plan import Base, Plan, from_wire
 
 SOCKET = "socket"
 _LOOK_AGAIN = 0.01  # seconds between looks at inits whose launcher died while they began
+_BUSY = 5.0  # seconds for what a killed launcher left to be gone: the next launch waits
 # Of one that could not be noted, because the file system was full.
 _UNKNOWN_START = {"pid": 0, "phases": {}, "cgroup_values": {}, "shapers": {}, "unshaped": ""}
 _ALONE = "the job ended while there was no launcher"
@@ -168,6 +169,9 @@ class KeptLauncher(Launcher):
             super()._prepare(attempt, base, into)
 
     def _bear(self, attempt: str, base: Base, into: str) -> Job:
+        if into and os.path.exists(into):  # nobody else makes it: a killed launcher did, and it was busy at our start
+            _kill(CgroupPlan(directories=(into,)))
+            files.remove_tree(into, _BUSY)
         if into and attempt not in self._known:
             self._notes.prepare(attempt, into)
             self._prepared.add(attempt)

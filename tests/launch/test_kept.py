@@ -382,6 +382,28 @@ def test_prepared_sandboxes_go_with_the_client_and_with_the_launcher(kept, kille
     assert leftovers(kept) == []
 
 
+def test_what_a_killed_launcher_left_of_a_sandbox_is_in_no_later_jobs_way(kept):
+    """It is removed when another launcher starts, but may be busy then: on a machine with much to do."""
+    plan = kept.plan(f"exit {EXIT_CODE}")
+    into = Path(plan.cgroup.into)
+    if not plan.cgroup.into:
+        pytest.skip("no cgroup v2 here")
+    into.mkdir()
+    left = subprocess.Popen(["sleep", "60"])
+    (into / "cgroup.procs").write_text(f"{left.pid}")
+
+    async def work(launcher):
+        await start(launcher, plan)
+        return await launcher.wait(plan.attempt)
+
+    try:
+        assert with_launcher(kept, work).exit_code == EXIT_CODE
+        assert left.wait(5) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
+
+
 @pytest.mark.parametrize("change", [{"boot": "another"}, {"start": 1}], ids=["boot", "start time"])
 def test_a_pid_of_another_process_is_not_adopted(kept, change):
     """A process with this pid runs, and it is not the one that was noted: it is let alone, and the job is over."""

@@ -40,7 +40,7 @@ def room(config: Config, *, sys: str = "/sys") -> int | None:
         raise HostError(what, f"chown root {folder} && chmod go-w {folder}")
     space = os.statvfs(folder)
     if config.node.scratch_capacity is None:
-        free = space.f_bavail * space.f_frsize + _in_use(folder, Path(sys))
+        free = space.f_bavail * space.f_frsize + _in_use(config, Path(sys))
         return free - free // 10
     total = space.f_blocks * space.f_frsize
     if config.node.scratch_capacity > total:
@@ -74,11 +74,14 @@ def _prefix(config: Config) -> str:
     return f"batchns-{zlib.crc32(os.path.realpath(config.paths.run).encode()):08x}-"
 
 
-def _in_use(folder: str, sys: Path) -> int:
-    """Bytes of jobs' file systems there, whose files have no name any more: they are counted with their jobs."""
+def _in_use(config: Config, sys: Path) -> int:
+    """Bytes of jobs' file systems there, whose files have no name any more: they are counted with their jobs.
+
+    Known by what their names were: the kernel tells the path from the mount on which the folder is.
+    """
     total = 0
     for device in (sys / "block").glob("loop*"):
         with suppress(OSError):  # one that has just become free
-            if (device / "loop/backing_file").read_text().startswith(f"{os.path.realpath(folder)}/batchns-"):
+            if os.path.basename((device / "loop/backing_file").read_text()).startswith(_prefix(config)):
                 total += int((device / "size").read_text()) * 512
     return total

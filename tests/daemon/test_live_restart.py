@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from batchns.cli.load import find_config
 from batchns.client.errors import ApiError, Lost, NoDaemon
+from batchns.supervise.scratch import room
 from batchns.wire import types as wire
 
 from ..system.conftest import until
@@ -451,3 +454,67 @@ def test_what_is_followed_and_never_runs_has_written_nothing(daemon: Live) -> No
     assert daemon("cancel", job).code == 0
     _, err = following.communicate(timeout=20)
     assert following.returncode == 2 and f"job {job} has" in err and "Traceback" not in err, err
+
+
+DISK = """
+[node]
+memory = "1GiB"
+scratch_folder = "BASE/disk"
+scratch_capacity = "200MiB"
+"""
+FILLS = (
+    "dd if=/dev/zero of=/tmp/big bs=1M count=90 2>/dev/null; until test -e go; do sleep 0.05; done; stat -c %s /tmp/big"
+)
+
+
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4")
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices")
+def test_scratch_on_disk_stays_over_a_restart_and_goes_with_its_job(_alone: None) -> None:
+    with live() as daemon:
+        disk = daemon.base / "disk"
+        disk.mkdir(mode=0o700)
+        daemon.stop()
+        daemon.configure(DISK)
+        daemon.start()
+
+        def devices() -> int:
+            files = Path("/sys/block").glob("loop*/loop/backing_file")
+            return sum(f"/{daemon.base.name}/disk/" in file.read_text() for file in files)  # from its mount on
+
+        for end in (stopped, killed, both_killed):
+            folders = [daemon.folder() for _ in range(2)]
+            ask = ("--memory", "64MiB", "--scratch", "100MiB", "--scratch-on", "disk", "--name", "fills")
+            stays, ends = (daemon.submit(*ask, "--", "sh", "-c", FILLS, cwd=folder) for folder in folders)
+            for job in (stays, ends):
+                daemon.until(job, "RUNNING")
+            assert devices() == 2
+            waits = daemon.submit(*ask, "--", "true")
+            end(daemon)
+            (folders[1] / "go").touch()
+            until(lambda: next(folders[1].glob("*.out")).read_text(), 20)  # noqa: B023
+            daemon.start()
+            assert daemon.over(ends).state == "COMPLETED"
+            assert daemon.over(waits).state == "COMPLETED", "there is room for it now"
+            assert daemon.state(stays) == "RUNNING"
+            until(lambda: devices() == 1)
+            (folders[0] / "go").touch()
+            assert daemon.over(stays).state == "COMPLETED"
+            assert next(folders[0].glob("*.out")).read_text() == f"{90 << 20}\n"
+            until(lambda: devices() == 0 and not any(disk.iterdir()))
+
+
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4")
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no loop devices")
+def test_what_jobs_have_of_the_disk_is_not_counted_twice(_alone: None) -> None:
+    """A daemon that starts while they run has as much room as before; the folder is on a mount of its own here."""
+    with live() as daemon:
+        (daemon.base / "disk").mkdir(mode=0o700)
+        daemon.stop()
+        daemon.configure('[node]\nscratch_folder = "BASE/disk"\n')
+        daemon.start()
+        before = room(find_config(str(daemon.config)))
+        job = daemon.submit("--scratch", "200MiB", "--scratch-on", "disk", "--", *SLEEP)
+        daemon.until(job, "RUNNING")
+        after = room(find_config(str(daemon.config)))
+        assert before is not None and after is not None and abs(before - after) < 40 << 20
+        daemon("cancel", "--signal", "KILL", job)

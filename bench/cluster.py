@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,18 +107,17 @@ def _plain(folder: Path, jobs: int, name: str, *, later: bool = False) -> None:
         list(pool.map(one, range(jobs)))
 
 
-def _states() -> Counter[str]:
-    """Of all jobs that Slurm has not forgotten, which are those of more than one round."""
-    return Counter(_run("squeue", "-h", "--states=all", "-o", "%T").split())
+def _states() -> dict[str, str]:
+    """By id, of all jobs that Slurm has not forgotten, which are those of more than one round."""
+    return dict(line.split() for line in _run("squeue", "-h", "--states=all", "-o", "%i %T").splitlines())
 
 
-def _check(before: Counter[str], after: Counter[str]) -> None:
+def _check(before: Mapping[str, str], after: Mapping[str, str]) -> None:
     """
     Raises:
         RuntimeError: some have not completed, and what was measured is not what is said.
     """
-    others = after - before
-    del others["COMPLETED"]
+    others = Counter(state for job, state in after.items() if job not in before and state != "COMPLETED")
     if others:
         raise RuntimeError(f"not all jobs have completed: {dict(others)}")
 

@@ -39,7 +39,7 @@ from batchns.launch.plan import Base, Plan, from_wire
 
 SOCKET = "socket"
 _LOOK_AGAIN = 0.01  # seconds between looks at inits whose launcher died while they began
-_BUSY = 5.0  # seconds for what a killed launcher left to be gone: the next launch waits
+_BUSY = 2.0  # seconds for what a killed launcher left to be gone: the next launch waits
 # Of one that could not be noted, because the file system was full.
 _UNKNOWN_START = {"pid": 0, "phases": {}, "cgroup_values": {}, "shapers": {}, "unshaped": ""}
 _ALONE = "the job ended while there was no launcher"
@@ -165,7 +165,8 @@ class KeptLauncher(Launcher):
             super()._signal(attempt, number)
 
     def _prepare(self, attempt: str, base: Base, into: str) -> None:
-        if attempt not in self._known:  # else it has come without
+        # Else it has come without; or what a killed launcher left is to be waited for, which only a launch is worth.
+        if attempt not in self._known and not (into and os.path.exists(into)):
             super()._prepare(attempt, base, into)
 
     def _bear(self, attempt: str, base: Base, into: str) -> Job:

@@ -377,7 +377,7 @@ ISOLATION: Table[IsolationSettings] = Table(
         "landlock": Field(
             boolean(),
             "Whether jobs are kept from writing elsewhere by Landlock, too, where the kernel has it; "
-            "from Linux 7.1 on also from unix sockets of the machine that are not beneath a bind.",
+            "from Linux 7.1 on also from unix sockets of the machine that are beneath neither its folder nor a bind.",
             "true",
         ),
         "seccomp": Field(

@@ -14,6 +14,7 @@ What is damaged or gone is as if it had never been.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ from typing import Any
 from batchns.errors import HostError
 
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_LINE = re.compile(r"([0-9]+) ([0-9]+)\n")  # one that was cut is none
 _DAY = 86400.0
 _FOLDERS = ("submissions", "jobs", "names", "results", "ends")
 
@@ -38,7 +40,7 @@ class Records:
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder).expanduser()
-        self._known: dict[str, Table] = {}
+        self._known: dict[str, tuple[object, Table]] = {}  # with the version that was read
         self._numbers: dict[str, dict[str, int]] = {}  # of the same, by id
         self._links: dict[str, str] = {}  # a link of each submission that is under way
         self._lines: dict[str, int] = {}  # descriptors of the lines beside it
@@ -55,14 +57,12 @@ class Records:
         """What is known of this submission, for this process alone; what is changed in the table is kept by `keep`."""
         path = self.folder / "submissions" / f"{_checked(key)}.lock"
         with _said():
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _locked(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield self._table(key)
         finally:
             self._links.pop(key, None)
-            if key in self._lines:
-                os.close(self._lines.pop(key))
+            self._close_lines(key)
             path.unlink(missing_ok=True)
             os.close(descriptor)
 
@@ -70,10 +70,8 @@ class Records:
         """Raises HostError: there is no room for it."""
         with _said():
             self._write("submissions", key, table)
-            if key in self._lines:
-                os.close(self._lines.pop(key))
+            self._close_lines(key)
             self._beside(key).unlink(missing_ok=True)
-        self._known.pop(key, None)
 
     def add(self, job: Table, key: str, number: int) -> None:
         """A job that has an id by now, of a submission that is under way.
@@ -82,17 +80,24 @@ class Records:
             HostError: there is no room for it.
         """
         with _said():
+            # The links first: whoever is killed before the line is there finds the job in the queue, and adds it anew.
+            here = f"{self.folder}/jobs/{job['id']}"
+            if self._name(here, key):
+                self._links[key] = here
+            self._name(f"{self.folder}/names/{job['name']}", key)
             if key not in self._lines:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
                 opened = os.open(self._beside(key), flags, 0o600)
                 if self._lines.setdefault(key, opened) != opened:  # two of a submission are added side by side
                     os.close(opened)
-            os.write(self._lines[key], f"{number} {job['id']}\n".encode())
-            self._known.pop(key, None)
-            here = f"{self.folder}/jobs/{job['id']}"
-            if self._name(here, key):
-                self._links[key] = here
-            self._name(f"{self.folder}/names/{job['name']}", key)
+            line = f"{number} {job['id']}\n".encode()
+            if os.write(self._lines[key], line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._beside(key)))
+
+    def _close_lines(self, key: str) -> None:
+        if key in self._lines:
+            with suppress(OSError):  # what could not be written was told when it was
+                os.close(self._lines.pop(key))
 
     def _name(self, path: str, key: str) -> bool:
         """A link of the submission there. True: one of its own, where there is none yet, or none that takes names."""
@@ -130,11 +135,16 @@ class Records:
             return ""
 
     def _of(self, key: str) -> Table:
-        """The submission, empty where there is none."""
-        if key not in self._known:
-            self._known[key] = self._table(key) if _KEY.fullmatch(key) else {}
+        """The submission as it is now, empty where there is none: somebody may be at it."""
+        if not _KEY.fullmatch(key):
+            return {}
+        version = _version(self.folder / "submissions" / f"{key}.json"), _version(self._beside(key))
+        known, table = self._known.get(key, (None, {}))
+        if known != version:
+            table = self._table(key)
+            self._known[key] = version, table
             self._numbers.pop(key, None)
-        return self._known[key]
+        return table
 
     def _number(self, key: str) -> dict[str, int]:
         jobs = self._of(key).get("jobs", ())
@@ -145,15 +155,14 @@ class Records:
     def _table(self, key: str) -> Table:
         """With the ids of the lines beside it: it was, or is, being submitted."""
         table = self._read("submissions", key) or {}
-        jobs = table.get("jobs", [])
+        jobs, taken_back = table.get("jobs", []), table.get("taken_back", ())
         try:
-            lines = self._beside(key).read_text().splitlines()
+            lines = self._beside(key).read_text().splitlines(keepends=True)
         except (OSError, ValueError):
             return table
         for line in lines:
-            number, _, job_id = line.partition(" ")
-            if number.isdecimal() and int(number) < len(jobs) and job_id:
-                jobs[int(number)]["id"] = job_id
+            if (match := _LINE.fullmatch(line)) and int(match[1]) < len(jobs) and match[2] not in taken_back:
+                jobs[int(match[1])]["id"] = match[2]
         return table
 
     def _beside(self, key: str) -> Path:
@@ -216,6 +225,25 @@ class Records:
         mine = path.with_name(f".{name}.{os.getpid()}.{id(table)}")
         mine.write_text(json.dumps(table))
         mine.replace(path)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the locked file that is there: whoever had it before has removed the one that was."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _placed(path: str, make: Callable[[str], None]) -> str:

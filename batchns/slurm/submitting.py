@@ -32,7 +32,7 @@ from batchns.slurm.lint import Lack, lacks
 from batchns.slurm.mapping import Target, defaults_of, order, output_paths, plan_of
 from batchns.slurm.polled import Polled, of_submission
 from batchns.slurm.records import Records
-from batchns.slurm.tools import Silent, Tools, user_name
+from batchns.slurm.tools import Failed, Silent, Tools, user_name
 from batchns.wire import types as wire
 from batchns.wire.engine import Refusal
 
@@ -112,6 +112,9 @@ class Submitter:
                 now = self.clock()
                 self.records.prune(now - self.target.config.history.keep, now)
             try:
+                if table.get("taken_back"):  # whoever was killed before that was done, or had no answer
+                    with suppress(Failed):  # they are over, or forgotten
+                        self.tools.run("scancel", *table["taken_back"])
                 self._submit(specs, table, look_first=before)
             except Silent as error:
                 raise Silent(f"{error.what}; {_there(table)}", f"once more with --key {key}") from None

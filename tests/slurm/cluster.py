@@ -370,7 +370,7 @@ CommitDelay=1
             os.kill(pid, signal.SIGTERM)
         except (FileNotFoundError, ValueError, ProcessLookupError):
             return
-        if not self._until(lambda: not Path(f"/proc/{pid}").exists(), seconds):
+        if not self._until(lambda: not _lives(pid), seconds):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         path.unlink(missing_ok=True)
@@ -391,6 +391,14 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="batchns-slurm-", dir="/tmp") as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+def _lives(pid: int) -> bool:
+    """Not: it is over, and its parent, which may be this process, has not looked."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _uid_of(pid: str) -> int:

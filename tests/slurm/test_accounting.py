@@ -85,7 +85,7 @@ def test_a_submission_whose_answer_was_lost_is_found_again_there(client: Client)
     (client.folder / "jobs.toml").write_text(job("once", "true"))
     words = ("submit", "--parsable", "--key", "lost", str(client.folder / "jobs.toml"))
     first = client.batchns(*words).strip()
-    until(lambda: "COMPLETED" in accounted(client, first), "it is accounted")
+    until(lambda: "COMPLETED|batchns:lost:0" in accounted(client, first), "it is accounted")
     client.cluster.forget_jobs()
     path = client.folder / RECORDS / "submissions" / "lost.json"
     table = json.loads(path.read_text())

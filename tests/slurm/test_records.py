@@ -57,7 +57,7 @@ def test_what_a_submission_got_before_it_was_killed_is_known(records: Records) -
     assert [job["id"] for job in Records(str(records.folder))._read("submissions", KEY)["jobs"]] == ["7", "8"]
 
 
-@pytest.mark.parametrize("line", ["x 9", "2 9", "0", "-1 9", "0 "])
+@pytest.mark.parametrize("line", ["x 9\n", "2 9\n", "0\n", "-1 9\n", "0 \n", "1 9"])
 def test_a_line_that_a_kill_has_cut_is_left_out(records: Records, line: str) -> None:
     submitted(records, "7", "8", cut=True)
     with (records.folder / "submissions" / f"{KEY}.ids").open("a") as lines:

@@ -224,7 +224,9 @@ def test_what_was_taken_back_is_not_found_again_and_has_no_name(fake: FakeSlurm)
     assert fake.engine()._records.last_of("a") is None
     fake.put("refuse", "")
     fake.now += 10
+    before = len(fake.calls("scancel"))
     assert [job.id for job in fake.engine().submit(request(jobs("a", "b"), "k1")).jobs] == ["102", "103"]
+    assert fake.calls("scancel")[before:] == [fake.calls("scancel")[0]], "should that have been lost"
 
 
 def test_a_submission_that_is_cut_names_what_is_there_and_its_key(fake: FakeSlurm) -> None:

@@ -167,11 +167,14 @@ class _House:
             stream, user = await certified(sock, papers, self._limits.request)
             if self.papers is None or not self.papers.lets_in_as(papers):  # they have changed meanwhile
                 raise NotLetIn
-            return stream, partial(self._remote_peer, user)
+            return stream, partial(self._remote_peer, user, papers)
 
         return Guest(sock, address[0], enter, plain=False)
 
-    async def _remote_peer(self, user: Certified) -> Peer | None:
+    async def _remote_peer(self, user: Certified, papers: Papers) -> Peer | None:
+        """Nobody, where papers have changed since the handshake: for a request that had begun."""
+        if self.papers is None or not self.papers.lets_in_as(papers):
+            return None
         peer = await self._peers.by_name(user.name)
         return None if peer is not None and peer.uid == 0 and not user.mapped else peer
 

@@ -58,15 +58,16 @@ def test_a_reload_takes_renewed_papers_and_sends_away_whom_they_do_not_name(_alo
                 "-out", tmp_path / f"{authority}.pem", "-subj", f"/CN={authority}")  # fmt: skip
     issue(tmp_path, "server", "ours", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
     issue(tmp_path, "boss", "ours", "/CN=The Boss")
+    issue(tmp_path, "body", "ours", "/CN=N. O. Body")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with live(SETTINGS.replace("PORT", str(port)).replace("PAPERS", str(tmp_path))) as daemon:
 
-        def context(authority: str) -> ssl.SSLContext:
-            made = ssl.create_default_context(cafile=tmp_path / f"{authority}.pem")
-            made.load_cert_chain(tmp_path / "boss.pem", tmp_path / "boss.key")
-            return made
+        def connected(name: str = "boss") -> http.client.HTTPSConnection:
+            made = ssl.create_default_context(cafile=tmp_path / "ours.pem")
+            made.load_cert_chain(tmp_path / f"{name}.pem", tmp_path / f"{name}.key")
+            return http.client.HTTPSConnection("127.0.0.1", port, context=made, timeout=10)
 
         def asked(connection: http.client.HTTPSConnection) -> dict[str, Any]:
             connection.request("GET", "/v1/you")
@@ -81,12 +82,12 @@ def test_a_reload_takes_renewed_papers_and_sends_away_whom_they_do_not_name(_alo
             daemon.daemon.send_signal(signal.SIGHUP)
             until(lambda: daemon.said.count(says) == times, 20)
 
-        first = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
+        first = connected()
         assert asked(first)["uid"] == 0
 
         issue(tmp_path, "server", "ours", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1")
         reload()
-        second = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
+        second = connected()
         assert asked(second)["uid"] == 0 and asked(first)["uid"] == 0  # the same are let in: nobody is sent away
         assert serial(second) != serial(first)
 
@@ -100,13 +101,14 @@ def test_a_reload_takes_renewed_papers_and_sends_away_whom_they_do_not_name(_alo
         for one in (first, second):
             with pytest.raises((ConnectionError, http.client.HTTPException)):
                 asked(one)
-        third = http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)
-        assert asked(third)["message"] == "your certificate names no user of this machine"
+        assert asked(connected())["message"] == "your certificate names no user of this machine"
+        third = connected("body")
+        assert asked(third)["user"] == "nobody"
 
         (tmp_path / "theirs.pem").replace(tmp_path / "trusted.pem")
         daemon.configure(daemon.settings.replace("/ours.pem", "/trusted.pem"))
         reload()
-        for one in (third, http.client.HTTPSConnection("127.0.0.1", port, context=context("ours"), timeout=10)):
+        for one in (third, connected("body")):
             with pytest.raises((OSError, http.client.HTTPException)):
                 asked(one)
 

@@ -11,8 +11,10 @@ All of it goes when the test process ends, however it ends, but for empty cgroup
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ UPLINK = "up0"
 _ADDRESS = "192.0.2.1"  # TEST-NET-1, RFC 5737
 _CLONE_FS, _CLONE_NEWNET = 0x200, 0x40000000
 _PREFIX = "test-batchns."
+_OURS = 0o1755  # the mode of a folder that a test run has made
 
 
 @contextlib.contextmanager
@@ -80,11 +83,13 @@ def _own_network() -> Iterator[None]:
 def _own_mounts() -> Iterator[None]:
     before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     folder = os.getcwd()
-    made = []
+    # Who removes a folder takes what others have mounted there, in whatever namespace: the last one does.
+    others = os.open("/run", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(others, fcntl.LOCK_SH)
     for path in (Config().paths.run, Config().paths.state):
-        if not os.path.isdir(path):
-            os.makedirs(path)
-            made.append(path)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, _OURS)
     syscalls.unshare(syscalls.CLONE_NEWNS)
     try:
         subprocess.run(["mount", "--make-rprivate", "/"], check=True)
@@ -97,9 +102,12 @@ def _own_mounts() -> Iterator[None]:
         syscalls.setns(before, syscalls.CLONE_NEWNS)
         os.close(before)
         os.chdir(folder)
-        for path in made:
-            with contextlib.suppress(OSError):  # somebody uses it by now
-                os.rmdir(path)
+        with contextlib.suppress(OSError):  # there are others, or somebody uses it by now
+            fcntl.flock(others, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in (Config().paths.run, Config().paths.state):
+                if stat.S_IMODE(os.stat(path).st_mode) == _OURS:
+                    os.rmdir(path)
+        os.close(others)
 
 
 @contextlib.contextmanager

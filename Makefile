@@ -58,8 +58,8 @@ test-host: setup
 # made of, limits and preemption; on v2 also jobs that outlive launcher and daemon.
 VM_PYTEST := $(BIN)/pytest --quiet -m 'kernel and not slow and not long' -p no:cacheprovider -o timeout=600
 VM_TESTS := $(wildcard tests/kernel/test_cgroups*.py) tests/kernel/test_devices.py tests/launch/test_devices.py \
-	tests/launch/test_landlock.py tests/launch/test_sandbox.py tests/launch/test_lifetime.py tests/system/test_limits.py tests/system/test_devices.py \
-	tests/system/test_run_metrics.py \
+	tests/launch/test_landlock.py tests/launch/test_sandbox.py tests/launch/test_lifetime.py tests/system/test_limits.py \
+	tests/system/test_devices.py tests/system/test_run_metrics.py \
 	tests/system/test_scratch_on_disk.py::test_a_job_writes_more_than_its_memory_and_is_not_killed_for_it
 VM_TESTS_v1 := $(VM_TESTS) \
 	tests/system/test_host_network.py::test_without_a_v2_tree_the_result_says_so_and_strict_refuses

@@ -3,7 +3,8 @@
 1. The cluster is the tests' own: three nodes of two CPUs each, as namespaces of this machine.
 2. Both submit as many jobs side by side: at first jobs that begin in an hour, so that a submission's cost is its own
    (the nodes are this machine, too), and are cancelled; then jobs that begin at once, all of which have to complete.
-   Rounds of both alternate. Medians are shown, and batchns's share of what plain sbatch does.
+   Rounds of both alternate. Medians are shown, batchns's share of what plain sbatch does, and the least and the most
+   that this share was in a round.
 3. Everything is done by an ordinary user. A batchns job runs in its sandbox, a plain one does not.
 4. batchns is compiled before, as pip leaves it: a user could not, and each job would do it again.
 """
@@ -64,10 +65,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def report(figures: dict[str, list[float]], jobs: int) -> None:
     print(f"{jobs} jobs `true` on a Slurm cluster of 3 nodes with 2 CPUs each, jobs per second (medians)")
-    print(f"{'':<24}{'sbatch':>10}{'batchns':>10}{'share':>8}")
-    for label, name in (("submit", "submit"), ("submit and complete", "through")):
-        plain, ours = (statistics.median(figures[f"{who}_{name}"]) for who in ("sbatch", "batchns"))
-        print(f"{label:<24}{plain:>10.1f}{ours:>10.1f}{ours / plain:>8.2f}")
+    print(f"{'':<34}{'sbatch':>8}{'batchns':>9}{'share':>7}{'least':>7}{'most':>7}")
+    for label, name in (
+        ("submit what begins later", "later"),
+        ("submit what begins at once", "submit"),
+        ("submit and complete", "through"),
+    ):
+        theirs, ours = (figures[f"{who}_{name}"] for who in ("sbatch", "batchns"))
+        shares = [one / other for one, other in zip(ours, theirs, strict=True)]
+        plain, own = statistics.median(theirs), statistics.median(ours)
+        print(f"{label:<34}{plain:>8.1f}{own:>9.1f}{own / plain:>7.2f}{min(shares):>7.2f}{max(shares):>7.2f}")
 
 
 def measure(folder: Path, jobs: int, rounds: int) -> dict[str, list[float]]:
@@ -77,16 +84,17 @@ def measure(folder: Path, jobs: int, rounds: int) -> dict[str, list[float]]:
         for who, submit in (("sbatch", _plain), ("batchns", _ours)):
             begin = time.perf_counter()
             submit(folder, jobs, f"later-{number}", later=True)
-            found.setdefault(f"{who}_submit", []).append(jobs / (time.perf_counter() - begin))
+            found.setdefault(f"{who}_later", []).append(jobs / (time.perf_counter() - begin))
             _run("scancel", "--state=PENDING", f"--user={USER}")
             _until_empty()
         for who, submit in (("sbatch", _plain), ("batchns", _ours)):
             before = _states()
             begin = time.perf_counter()
             submit(folder, jobs, f"{number}")
+            found.setdefault(f"{who}_submit", []).append(jobs / (time.perf_counter() - begin))
             _until_empty()
             found.setdefault(f"{who}_through", []).append(jobs / (time.perf_counter() - begin))
-            rates = (found[f"{who}_{what}"][-1] for what in ("submit", "through"))
+            rates = (found[f"{who}_{what}"][-1] for what in ("later", "submit", "through"))
             print(f"{who:<8}", *(f"{rate:8.1f}" for rate in rates), file=sys.stderr, flush=True)
             _check(before, _states())
     return found

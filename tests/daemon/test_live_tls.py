@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,14 @@ def test_a_reload_takes_renewed_papers_and_sends_away_whom_they_do_not_name(_alo
         assert asked(second)["uid"] == 0
         (tmp_path / "kept.key").rename(tmp_path / "server.key")
 
+        begun = connected()
+        begun.connect()
+        begun.sock.sendall(b"GET /v1/you HTTP/1.1\r\n")
+        time.sleep(0.5)  # until it is read
         daemon.configure(daemon.settings.replace('"The Boss" = "root", ', ""))
         reload()
+        begun.sock.sendall(b"Host: localhost\r\n\r\n")
+        assert b" 403 " in begun.sock.recv(4096).splitlines()[0]
         for one in (first, second):
             with pytest.raises((ConnectionError, http.client.HTTPException)):
                 asked(one)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 
@@ -13,13 +12,11 @@ from tests.people import way_for_all
 from tests.slurm import cluster
 from tests.slurm.cluster import Cluster, running
 from tests.slurm.test_cluster import USER, Client, client_of, tempfolder, until
+from tests.slurm.test_cluster import pytestmark as on_a_cluster
 
 pytestmark = [
-    pytest.mark.kernel,
-    pytest.mark.cluster,
-    pytest.mark.timeout(300),
+    *on_a_cluster,
     pytest.mark.skipif(not cluster.accounts_installed(), reason="slurmdbd is not installed: make test-slurm"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 RECORDS = ".local/state/batchns/slurm"
 JOB = '[[job]]\nname = "NAME"\ncommand = ["sh", "-c", "COMMAND"]\nstdout = "/dev/null"\nslurm.account = "physics"\n'

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from batchns.errors import HostError
 from batchns.slurm.records import Records
 
 KEY = "k" * 32
@@ -55,6 +58,63 @@ def test_what_a_submission_got_before_it_was_killed_is_known(records: Records) -
         assert [job["id"] for job in table["jobs"]] == ["7", "8"]
         later.keep(KEY, table)
     assert [job["id"] for job in Records(str(records.folder))._read("submissions", KEY)["jobs"]] == ["7", "8"]
+
+
+def test_lines_of_jobs_that_were_taken_back_count_for_nothing(records: Records) -> None:
+    """Whoever is killed between writing the table and removing the lines leaves both."""
+    submitted(records, "7", "8", cut=True)
+    lines = records.folder / "submissions" / f"{KEY}.ids"
+    kept = lines.read_text()
+    with records.submission(KEY) as table:
+        table["taken_back"] = [job.pop("id") for job in table["jobs"]]
+        records.keep(KEY, table)
+    lines.write_text(kept)
+    assert records.last_of("same") is None and records.job("7") is None
+
+
+def test_somebody_who_reads_while_it_is_submitted_sees_it_grow(records: Records) -> None:
+    reader = Records(str(records.folder))
+    with records.submission(KEY) as table:
+        table.update(key=KEY, at=1.0, user="ada", jobs=[{"name": "a"}, {"name": "b"}])
+        records.keep(KEY, table)
+        for number, (name, job_id) in enumerate({"a": "7", "b": "8"}.items()):
+            assert reader.job(job_id) is None
+            records.add({"name": name, "id": job_id}, KEY, number)
+            table["jobs"][number]["id"] = job_id
+            assert ((reader.job(job_id) or {})["name"], reader.last_of(name)) == (name, job_id)
+        records.keep(KEY, table)
+    assert [reader.last_of(name) for name in "ab"] == ["7", "8"]
+
+
+def test_one_at_a_time_though_the_lock_goes_with_who_had_it(records: Records) -> None:
+    """The second waits for a file that the first one removes; the third comes while the second is at it."""
+    inside: list[str] = []
+
+    def work(name: str, seconds: float) -> None:
+        with Records(str(records.folder)).submission(KEY):
+            inside.append(name)
+            time.sleep(seconds)
+            inside.append(name)
+
+    threads = [threading.Thread(target=work, args=one) for one in (("a", 0.4), ("b", 0.6))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.2)
+    while "b" not in inside:
+        time.sleep(0.01)
+    late = threading.Thread(target=work, args=("c", 0.0))
+    late.start()
+    for thread in (*threads, late):
+        thread.join(20)
+    assert all(first == second for first, second in zip(inside[::2], inside[1::2], strict=True)), inside
+    assert os.listdir(records.folder / "submissions") == []
+
+
+def test_a_line_that_was_not_written_whole_is_told(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
+    with pytest.raises(HostError, match="No space left"):
+        submitted(records, "7")
 
 
 @pytest.mark.parametrize("line", ["x 9\n", "2 9\n", "0\n", "-1 9\n", "0 \n", "1 9"])
